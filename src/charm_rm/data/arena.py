@@ -1,0 +1,170 @@
+"""Elo tables: dated ratings of models, bundled or the user's own.
+
+A table is of one board and one date: differences of ratings across dates or boards mean
+nothing, so a file that holds two is refused.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from charm_rm.data.tables import DataError, not_found, read_table, require_columns
+
+DEFAULT_ELO = "table7"
+ELO_SCHEMA = {
+    "model": pl.String,
+    "elo": pl.Float64,
+    "elo_low": pl.Float64,
+    "elo_high": pl.Float64,
+    "votes": pl.Int64,
+    "date": pl.String,
+    "board": pl.String,
+    "source": pl.String,
+}
+_SNAPSHOTS = files("charm_rm.data") / "snapshots"
+
+
+@dataclass(frozen=True)
+class EloTable:
+    """Ratings of one board at one date.
+
+    Attributes:
+        frame: Columns ``model, elo, elo_low, elo_high`` (95% interval, null where unknown),
+            ``votes, date, board, source``; ratings in Elo points.
+        board: Name of the board; empty where the file has none.
+        date: ISO date of the ratings; empty where the file has none.
+        name: The file, or the name of the bundled table.
+    """
+
+    frame: pl.DataFrame
+    board: str
+    date: str
+    name: str
+
+    @property
+    def models(self) -> list[str]:
+        """Names of the rated models, in the order of the table."""
+        return self.frame["model"].to_list()
+
+    def ratings(self, models: Sequence[str]) -> NDArray[np.float64]:
+        """Rating and its 95% interval for each model, in Elo points.
+
+        Args:
+            models: Names, each of which must be in the table.
+
+        Returns:
+            Columns rating, low, high, shape (n_models, 3); NaN for an unknown interval.
+
+        Raises:
+            DataError: If a model is not in the table; the nearest names are listed.
+        """
+        rows = {row[0]: row[1:] for row in self.frame.select(*ELO_SCHEMA).iter_rows()}
+        for model in models:
+            if model not in rows:
+                raise not_found("Elo rating for", model, list(rows), where=self.name)
+        values = [[np.nan if x is None else x for x in rows[model][:3]] for model in models]
+        return np.array(values, dtype=np.float64)
+
+
+def bundled_elo_names() -> list[str]:
+    """Names of the Elo tables that come with the package, the default first.
+
+    Example:
+        >>> bundled_elo_names()
+        ['table7', 'table7-as-printed', 'table9-old', 'table9-updated']
+    """
+    names = sorted(Path(entry.name).stem for entry in _SNAPSHOTS.iterdir() if _is_table(entry.name))
+    return sorted(names, key=lambda name: name != DEFAULT_ELO)
+
+
+def read_elo(name: str | Path) -> EloTable:
+    """An Elo table, by the name of a bundled one or from a file.
+
+    Args:
+        name: One of `bundled_elo_names`, or a file with columns ``model`` and ``elo`` and, if
+            known, ``elo_low, elo_high, votes, date, board, source``.
+
+    Returns:
+        The checked table.
+
+    Raises:
+        DataError: If there is no such table or file, a rating is not a finite number, a model
+            stands twice, or the rows are of two boards or dates.
+
+    Example:
+        >>> float(read_elo("table7").ratings(["gemma-2-9b-it-SimPO"])[0, 0])
+        1216.0
+    """
+    text = str(name)
+    if text in bundled_elo_names():
+        with as_file(_SNAPSHOTS / f"{text}.csv") as path:
+            return _checked(read_table(path), name=text)
+    if not Path(text).suffix and not Path(text).exists():
+        raise not_found("Elo table", text, bundled_elo_names(), where="bundled tables")
+    return _checked(read_table(text), name=text)
+
+
+def _is_table(name: str) -> bool:
+    return name.endswith(".csv")
+
+
+def _checked(raw: pl.DataFrame, *, name: str) -> EloTable:
+    require_columns(raw, ("model", "elo"), where=name)
+    if raw.is_empty():
+        raise DataError(f"{name}: no rows; give a table with ratings")
+    frame = raw.select(
+        pl.col(column).cast(kind, strict=False)
+        if column in raw.columns
+        else pl.lit(None, dtype=kind).alias(column)
+        for column, kind in ELO_SCHEMA.items()
+    )
+    _refuse_bad_ratings(raw, frame, name=name)
+    repeated = frame.filter(pl.col("model").is_duplicated())["model"]
+    if not repeated.is_empty():
+        raise DataError(f"{name}: model {repeated[0]!r} is rated more than once; keep one row")
+    return EloTable(
+        frame=frame,
+        board=_only_value(frame, "board", name=name),
+        date=_only_value(frame, "date", name=name),
+        name=name,
+    )
+
+
+def _refuse_bad_ratings(raw: pl.DataFrame, frame: pl.DataFrame, *, name: str) -> None:
+    for column in ("elo", "elo_low", "elo_high"):
+        if column not in raw.columns:
+            continue
+        usable = frame[column].is_finite().fill_null(value=False)
+        absent = (
+            raw[column].is_null() if column != "elo" else pl.repeat(False, len(raw), eager=True)
+        )
+        bad = (~(usable | absent)).arg_true()
+        if not bad.is_empty():
+            row = int(bad[0])
+            raise DataError(
+                f"{name}: row {row + 1}: {column} of {str(raw['model'][row])!r} is "
+                f"{str(raw[column][row])!r}, not a finite number; mend that row or drop it"
+            )
+    inverted = frame.filter(
+        (pl.col("elo_low") > pl.col("elo")) | (pl.col("elo_high") < pl.col("elo"))
+    )
+    if not inverted.is_empty():
+        model = inverted["model"][0]
+        raise DataError(
+            f"{name}: the interval of {model!r} does not hold its rating; mend that row"
+        )
+
+
+def _only_value(frame: pl.DataFrame, column: str, *, name: str) -> str:
+    values = frame[column].drop_nulls().unique().sort().to_list()
+    if len(values) > 1:
+        raise DataError(
+            f"{name}: ratings of {len(values)} {column}s ({', '.join(values[:4])}); "
+            f"ratings compare only within one, so keep the rows of one {column}"
+        )
+    return values[0] if values else ""

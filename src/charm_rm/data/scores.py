@@ -1,0 +1,159 @@
+"""Scores: what a reward model gave to responses, and the matrix that the method works on."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from charm_rm.data.responses import repeat_free
+from charm_rm.data.tables import DataError, not_found, read_table, require_columns
+
+SCORE_SCHEMA = {
+    "prompt_id": pl.String,
+    "policy": pl.String,
+    "sample": pl.Int64,
+    "score": pl.Float64,
+    "reward_model": pl.String,
+}
+OPTIONAL = {"category": pl.String, "n_tokens": pl.Int64, "truncated": pl.Boolean}
+
+
+@dataclass(frozen=True)
+class ScoreMatrix:
+    """Scores with one row per prompt and sample, one column per policy.
+
+    Attributes:
+        policies: Names of the columns, length n_policies.
+        prompt_ids: Prompt of each row, length n_rows.
+        values: Score points, shape (n_rows, n_policies); NaN where a policy has no response.
+        prompts: Which distinct prompt each row belongs to, 0 to n_prompts - 1, shape (n_rows,):
+            the bootstrap draws prompts, and takes all samples of one together.
+    """
+
+    policies: tuple[str, ...]
+    prompt_ids: tuple[str, ...]
+    values: NDArray[np.float64]
+    prompts: NDArray[np.int64]
+
+    def column(self, policy: str) -> NDArray[np.float64]:
+        """Scores of one policy in score points, shape (n_rows,).
+
+        Raises:
+            DataError: If there is no such policy; the nearest names are listed.
+        """
+        if policy not in self.policies:
+            raise not_found("policy", policy, self.policies, where="scores")
+        return self.values[:, self.policies.index(policy)]
+
+
+def read_scores(paths: Iterable[str | Path]) -> pl.DataFrame:
+    r"""One checked table of scores from any number of files.
+
+    Args:
+        paths: Files that `charm_rm.data.tables.read_table` reads, with columns ``prompt_id, policy,
+            score`` and, if there, ``sample`` (else 0), ``reward_model`` (else the file's name),
+            ``category, n_tokens, truncated``.
+
+    Returns:
+        The columns of ``SCORE_SCHEMA`` and the optional ones that all files have.
+
+    Raises:
+        DataError: If a file can't be read, lacks a column, holds no rows, a score is missing, NaN,
+            infinite or not a number, a (prompt_id, policy, sample) stands twice, or the files are
+            of different reward models.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> path = Path(folder.name) / "scores.csv"
+        >>> _ = path.write_text("prompt_id,policy,score,reward_model\n7,a,1.5,rm\n")
+        >>> read_scores([path]).row(0)
+        ('7', 'a', 0, 1.5, 'rm')
+        >>> folder.cleanup()
+    """
+    names = [str(path) for path in paths]
+    if not names:
+        raise DataError("no scores given; name at least one file")
+    frames = [_read_one(name) for name in names]
+    shared = [column for column in frames[0].columns if all(column in f for f in frames)]
+    frame = pl.concat([one.select(shared) for one in frames])
+    repeat_free(frame, where=names[0] if len(names) == 1 else "scores")
+    models = frame["reward_model"].unique().sort().to_list()
+    if len(models) > 1:
+        raise DataError(
+            f"scores of {len(models)} reward models ({', '.join(models[:4])}); "
+            "give the files of one at a time"
+        )
+    return frame
+
+
+def _read_one(name: str) -> pl.DataFrame:
+    frame = read_table(name)
+    require_columns(frame, ("prompt_id", "policy", "score"), where=name)
+    if frame.is_empty():
+        raise DataError(f"{name}: no rows; give a file with scores")
+    if "sample" not in frame.columns:
+        frame = frame.with_columns(pl.lit(0).alias("sample"))
+    if "reward_model" not in frame.columns:
+        frame = frame.with_columns(pl.lit(Path(name).stem).alias("reward_model"))
+    wanted = SCORE_SCHEMA | {name: kind for name, kind in OPTIONAL.items() if name in frame.columns}
+    cast = frame.select(pl.col(column).cast(kind, strict=False) for column, kind in wanted.items())
+    _refuse_unusable(frame, cast, where=name)
+    return cast
+
+
+def _refuse_unusable(raw: pl.DataFrame, cast: pl.DataFrame, *, where: str) -> None:
+    """The first row whose id or score can't be used, by its line in a text file."""
+    bad_score = cast.select((~pl.col("score").is_finite()).fill_null(value=True)).to_series()
+    for column in ("score", "prompt_id", "policy", "sample", "reward_model"):
+        bad = bad_score if column == "score" else cast[column].is_null()
+        row = bad.arg_true()
+        if not row.is_empty():
+            first = int(row[0])
+            place = (
+                f"{where}:{first + 2}" if where.endswith(".csv") else f"{where}: row {first + 1}"
+            )
+            policy = cast["policy"][first]
+            raise DataError(
+                f"{place}: {column} of {policy!r} is {str(raw[column][first])!r}; "
+                "mend that row or drop it"
+            )
+
+
+def score_matrix(scores: pl.DataFrame, policies: Sequence[str] | None = None) -> ScoreMatrix:
+    """Scores as a matrix, paired on (prompt_id, sample).
+
+    Args:
+        scores: As `read_scores` returns them.
+        policies: Columns wanted, in this order; by default all, by name.
+
+    Returns:
+        The matrix; its rows are sorted by prompt_id and sample.
+
+    Raises:
+        DataError: If a policy asked for is not in the scores.
+
+    Example:
+        >>> rows = {"prompt_id": ["p", "p"], "policy": ["a", "b"], "sample": [0, 0]}
+        >>> score_matrix(pl.DataFrame(rows | {"score": [1.0, 2.0]})).values
+        array([[1., 2.]])
+    """
+    known = scores["policy"].unique().sort().to_list()
+    wanted = list(policies) if policies is not None else known
+    for policy in wanted:
+        if policy not in known:
+            raise not_found("policy", policy, known, where="scores")
+    wide = (
+        scores.filter(pl.col("policy").is_in(wanted))
+        .pivot(on="policy", index=["prompt_id", "sample"], values="score")
+        .sort("prompt_id", "sample")
+    )
+    return ScoreMatrix(
+        policies=tuple(wanted),
+        prompt_ids=tuple(wide["prompt_id"]),
+        values=wide.select(wanted).cast(pl.Float64).fill_null(np.nan).to_numpy(),
+        prompts=wide["prompt_id"].rle_id().cast(pl.Int64).to_numpy(),
+    )
