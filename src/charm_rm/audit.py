@@ -1,0 +1,333 @@
+"""The audit: which policies a reward model over-values, by how much, and how surely.
+
+Every policy is set against one reference on the prompts that both answered. Its win rate there
+(Eq. 3) is compared with the one that Elo expects (Eq. 2); Eq. 5 gives the mismatch, a paired
+bootstrap over prompts, with the ratings drawn from their own intervals, gives its uncertainty.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from charm_rm.core.elo import draw_elo, elo_standard_error, expected_win_rate
+from charm_rm.core.intervals import percentile_interval, resample_counts, resampled_means
+from charm_rm.core.mismatch import mismatch_degree, signed_mismatch
+from charm_rm.core.win_rates import Floats, WinRateKind, wins
+from charm_rm.data.arena import EloTable
+from charm_rm.data.scores import ScoreMatrix, score_matrix
+from charm_rm.data.tables import DataError, not_found
+
+MIN_PROMPTS = 30
+MAX_DISAGREEMENT = 0.05  # between sigmoid and hard win rate, before a user is warned
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class PolicyAudit:
+    """What the audit found for one policy, against the reference.
+
+    Attributes:
+        policy: Its name.
+        elo: Its rating in Elo points.
+        elo_low: Lower end of the rating's 95% interval; None where unknown.
+        elo_high: Upper end; None where unknown.
+        n_prompts: Prompts that it shares with the reference.
+        mean_score: Mean of all its scores, in score points.
+        expected_win_rate: Win rate against the reference that Elo predicts (Eq. 2).
+        win_rate: Empirical win rate of the chosen kind (Eq. 3).
+        sigmoid_win_rate: Eq. 3 at the audit's temperature.
+        hard_win_rate: Share of prompts won, ties half.
+        signed_mismatch: Eq. 5 with its sign, from ``win_rate``.
+        mismatch_degree: Eq. 5.
+        mismatch_low: Lower end of the 95% interval of the *signed* mismatch.
+        mismatch_high: Its upper end.
+        over_valued: Whether that whole interval lies above 0.
+    """
+
+    policy: str
+    elo: float
+    elo_low: float | None
+    elo_high: float | None
+    n_prompts: int
+    mean_score: float
+    expected_win_rate: float
+    win_rate: float
+    sigmoid_win_rate: float
+    hard_win_rate: float
+    signed_mismatch: float
+    mismatch_degree: float
+    mismatch_low: float
+    mismatch_high: float
+    over_valued: bool
+
+
+@dataclass(frozen=True)
+class SuggestedPair:
+    """The pair most worth calibrating: the over-valued policy with the highest mismatch."""
+
+    over_valued: str
+    reference: str
+    mismatch_degree: float
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The result of `audit_scores`, with the settings that led to it.
+
+    Attributes:
+        reference: The policy that all others are set against.
+        reward_model: Whose scores these are.
+        elo_board: Name of the board of the ratings.
+        elo_date: Their date.
+        win_rate_kind: Which win rate the mismatches are from.
+        temperature: Score points per unit of log-odds.
+        n_resamples: Bootstrap resamples behind the intervals.
+        seed: Of the bootstrap.
+        policies: One entry per policy, by mean score, highest first; the reference is among
+            them, with win rates of 0.5.
+        pearson: Correlation of mean score and Elo over the policies.
+        spearman: The same of their ranks.
+        suggested_pair: None where no policy lies above its expected win rate.
+        warnings: Sentences for the user.
+    """
+
+    reference: str
+    reward_model: str
+    elo_board: str
+    elo_date: str
+    win_rate_kind: WinRateKind
+    temperature: float
+    n_resamples: int
+    seed: int
+    policies: tuple[PolicyAudit, ...]
+    pearson: float
+    spearman: float
+    suggested_pair: SuggestedPair | None
+    warnings: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The audit as the document that ``charm audit --json`` prints."""
+        document = asdict(self)
+        document["elo"] = {"board": document.pop("elo_board"), "date": document.pop("elo_date")}
+        document["win_rate"] = document.pop("win_rate_kind")
+        return document
+
+
+def audit_scores(
+    scores: pl.DataFrame,
+    elo: EloTable,
+    *,
+    reference: str | None = None,
+    win_rate: WinRateKind = "sigmoid",
+    temperature: float = 1.0,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> Audit:
+    """Audit of every policy in the scores against one reference (Eqs. 2, 3 and 5).
+
+    Args:
+        scores: As `charm_rm.data.scores.read_scores` returns them.
+        elo: Ratings that hold every policy in the scores.
+        reference: The trusted opponent; by default the policy with the highest Elo.
+        win_rate: ``"sigmoid"`` (Eq. 3) or ``"hard"``.
+        temperature: Score points per unit of log-odds.
+        n_resamples: Bootstrap resamples.
+        seed: Of the bootstrap.
+
+    Returns:
+        The audit.
+
+    Raises:
+        DataError: If there is a single policy, one has no Elo, the reference is unknown, or a
+            policy shares fewer than 30 prompts with the reference.
+        ValueError: If ``win_rate`` or ``temperature`` is invalid.
+
+    Example:
+        >>> from charm_rm.data.arena import read_elo
+        >>> rows = [
+        ...     (str(i), policy, 0, float(i % 3 + 2 * (policy == "gemma-2-9b-it-SimPO")), "rm")
+        ...     for i in range(40)
+        ...     for policy in ("gemma-2-9b-it-SimPO", "gpt4_0613")
+        ... ]
+        >>> names = ["prompt_id", "policy", "sample", "score", "reward_model"]
+        >>> audit = audit_scores(pl.DataFrame(rows, schema=names, orient="row"), read_elo("table7"))
+        >>> audit.reference, audit.policies[0].hard_win_rate
+        ('gemma-2-9b-it-SimPO', 0.5)
+    """
+    matrix = score_matrix(scores)
+    check_policies(matrix.policies, elo)
+    ratings = elo.ratings(matrix.policies)
+    chosen = reference or matrix.policies[int(np.argmax(ratings[:, 0]))]
+    if chosen not in matrix.policies:
+        raise not_found("reference", chosen, matrix.policies, where="scores")
+    found = _audit_against(
+        matrix, ratings, matrix.policies.index(chosen), win_rate, temperature, n_resamples, seed
+    )
+    policies = tuple(sorted(found, key=lambda entry: -entry.mean_score))
+    means = pl.DataFrame({"score": [p.mean_score for p in found], "elo": ratings[:, 0]})
+    return Audit(
+        reference=chosen,
+        reward_model=scores["reward_model"][0],
+        elo_board=elo.board,
+        elo_date=elo.date,
+        win_rate_kind=win_rate,
+        temperature=temperature,
+        n_resamples=n_resamples,
+        seed=seed,
+        policies=policies,
+        pearson=_correlation(means, "pearson"),
+        spearman=_correlation(means, "spearman"),
+        suggested_pair=_suggest(policies, chosen),
+        warnings=_warnings(policies),
+    )
+
+
+def check_policies(policies: Sequence[str], elo: EloTable) -> None:
+    """Policies that can be compared: at least two, and each with a rating.
+
+    Args:
+        policies: Names in the scores.
+        elo: The ratings.
+
+    Raises:
+        DataError: If there are fewer than two, or one has no rating.
+
+    Example:
+        >>> from charm_rm.data.arena import read_elo
+        >>> check_policies(["vicuna-7b", "vicuna-13b"], read_elo("table7"))
+    """
+    if len(policies) < 2:
+        raise DataError(
+            f"scores: only the policy {', '.join(policies)!r}; "
+            "an audit compares at least two, so add scores of another"
+        )
+    rated = set(elo.models)
+    unrated = [policy for policy in policies if policy not in rated]
+    if unrated:
+        error = not_found("Elo rating for", unrated[0], elo.models, where=elo.name)
+        more = f" ({len(unrated)} policies have none)" if len(unrated) > 1 else ""
+        raise DataError(f"{error}{more}; rename it, or give --rated-only to leave it out")
+
+
+def check_shared_prompts(n_shared: int, policy: str, reference: str) -> None:
+    """Enough prompts in common to say anything.
+
+    Args:
+        n_shared: Prompts that both policies answered.
+        policy: One of the two.
+        reference: The other.
+
+    Raises:
+        DataError: If there are fewer than 30.
+
+    Example:
+        >>> check_shared_prompts(805, "vicuna-7b", "gpt4_0613")
+    """
+    if n_shared < MIN_PROMPTS:
+        raise DataError(
+            f"scores: {policy!r} and {reference!r} share {n_shared} prompts; "
+            f"at least {MIN_PROMPTS} are needed, so score more responses to the same prompts"
+        )
+
+
+def _audit_against(
+    matrix: ScoreMatrix,
+    ratings: Floats,
+    reference: int,
+    kind: WinRateKind,
+    temperature: float,
+    n_resamples: int,
+    seed: int,
+) -> list[PolicyAudit]:
+    """One entry per policy of the matrix, in its order."""
+    margins = matrix.values - matrix.values[:, [reference]]
+    outcomes = wins(margins, kind=kind, temperature=temperature)
+    n_prompts = [len(np.unique(matrix.prompts[np.isfinite(column)])) for column in margins.T]
+    for policy, n_shared in zip(matrix.policies, n_prompts, strict=True):
+        check_shared_prompts(n_shared, policy, matrix.policies[reference])
+    expected = expected_win_rate(ratings[:, 0], ratings[reference, 0])
+    rates = np.nanmean(outcomes, axis=0)
+    sigmoid = np.nanmean(wins(margins, kind="sigmoid", temperature=temperature), axis=0)
+    hard = np.nanmean(wins(margins, kind="hard"), axis=0)
+    signed = signed_mismatch(rates, expected)
+    low, high = _mismatch_intervals(matrix, outcomes, ratings, reference, n_resamples, seed)
+    return [
+        PolicyAudit(
+            policy=policy,
+            elo=float(ratings[at, 0]),
+            elo_low=_known(ratings[at, 1]),
+            elo_high=_known(ratings[at, 2]),
+            n_prompts=n_prompts[at],
+            mean_score=float(np.nanmean(matrix.values[:, at])),
+            expected_win_rate=float(expected[at]),
+            win_rate=float(rates[at]),
+            sigmoid_win_rate=float(sigmoid[at]),
+            hard_win_rate=float(hard[at]),
+            signed_mismatch=float(signed[at]),
+            mismatch_degree=float(mismatch_degree(rates[at], expected[at])),
+            mismatch_low=float(low[at]),
+            mismatch_high=float(high[at]),
+            over_valued=bool(low[at] > 0.0),
+        )
+        for at, policy in enumerate(matrix.policies)
+    ]
+
+
+def _mismatch_intervals(
+    matrix: ScoreMatrix,
+    outcomes: Floats,
+    ratings: Floats,
+    reference: int,
+    n_resamples: int,
+    seed: int,
+) -> tuple[Floats, Floats]:
+    """Ends of the interval of each signed mismatch: prompts and ratings drawn again."""
+    rng = np.random.default_rng(seed)
+    n_distinct = int(matrix.prompts.max()) + 1
+    rates = np.concatenate(
+        [
+            resampled_means(outcomes, counts[:, matrix.prompts])
+            for counts in resample_counts(n_distinct, n_resamples=n_resamples, rng=rng)
+        ]
+    )
+    error = elo_standard_error(ratings[:, 1], ratings[:, 2])
+    drawn = draw_elo(ratings[:, 0], error, n_draws=n_resamples, rng=rng)
+    expected = expected_win_rate(drawn, drawn[:, [reference]])
+    return percentile_interval(signed_mismatch(rates, expected), level=LEVEL)
+
+
+def _suggest(policies: Sequence[PolicyAudit], reference: str) -> SuggestedPair | None:
+    above = [entry for entry in policies if entry.signed_mismatch > 0.0]
+    if not above:
+        return None
+    worst = max(above, key=lambda entry: entry.mismatch_degree)
+    return SuggestedPair(worst.policy, reference, worst.mismatch_degree)
+
+
+def _warnings(policies: Sequence[PolicyAudit]) -> tuple[str, ...]:
+    apart = [
+        entry
+        for entry in policies
+        if abs(entry.sigmoid_win_rate - entry.hard_win_rate) > MAX_DISAGREEMENT
+    ]
+    if not apart:
+        return ()
+    worst = max(apart, key=lambda entry: abs(entry.sigmoid_win_rate - entry.hard_win_rate))
+    return (
+        f"sigmoid and hard win rates differ by more than {MAX_DISAGREEMENT} for {len(apart)} of "
+        f"{len(policies)} policies, most for {worst.policy} ({worst.sigmoid_win_rate:.3f} and "
+        f"{worst.hard_win_rate:.3f}): the scores are not log-odds, so look at --win-rate hard or "
+        "fit --temperature",
+    )
+
+
+def _correlation(means: pl.DataFrame, method: Any) -> float:
+    value = means.select(pl.corr("score", "elo", method=method)).item()
+    return float(value) if value is not None and np.isfinite(value) else 0.0
+
+
+def _known(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,326 @@
+"""Calibration: the score offset that brings one pair of policies to its Elo-expected win rate.
+
+An offset moves all scores of one policy by the same amount. It corrects how that policy stands
+to others; it changes nothing in the order of the policy's own responses.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from charm_rm.audit import LEVEL, check_policies, check_shared_prompts
+from charm_rm.core.elo import draw_elo, elo_standard_error, expected_win_rate
+from charm_rm.core.intervals import percentile_interval, resample_counts, resampled_means
+from charm_rm.core.mismatch import signed_mismatch
+from charm_rm.core.offsets import (
+    solve_hard_offset,
+    solve_offset,
+    solve_resampled_hard_offsets,
+    solve_resampled_offsets,
+)
+from charm_rm.core.win_rates import Floats, WinRateKind, hard_win_rate, sigmoid_win_rate, wins
+from charm_rm.data.arena import EloTable
+from charm_rm.data.scores import score_matrix
+from charm_rm.data.tables import DataError
+
+
+@dataclass(frozen=True)
+class Offset:
+    """The offset of one policy against the reference, and what it does.
+
+    Attributes:
+        policy: Whose scores it moves.
+        category: The prompts it holds for; None for all.
+        offset: Score points to add to the policy's scores.
+        offset_low: Lower end of its 95% interval.
+        offset_high: Upper end.
+        n_prompts: Prompts it was solved on.
+        expected_win_rate: The target, from Elo (Eq. 2).
+        win_rate_before: Sigmoid win rate without the offset (Eq. 3).
+        win_rate_after: Sigmoid win rate with it.
+        hard_win_rate_before: Share of prompts won without it, ties half.
+        hard_win_rate_after: Share of prompts won with it.
+        mismatch_before: Signed mismatch (Eq. 5) of the win rate that was calibrated, without it.
+        mismatch_before_low: Lower end of its 95% interval.
+        mismatch_before_high: Upper end.
+        mismatch_after: Signed mismatch of the same win rate, with it.
+    """
+
+    policy: str
+    category: str | None
+    offset: float
+    offset_low: float
+    offset_high: float
+    n_prompts: int
+    expected_win_rate: float
+    win_rate_before: float
+    win_rate_after: float
+    hard_win_rate_before: float
+    hard_win_rate_after: float
+    mismatch_before: float
+    mismatch_before_low: float
+    mismatch_before_high: float
+    mismatch_after: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The result of `calibrate_pair`: the content of an offsets file.
+
+    Attributes:
+        reward_model: Whose scores were calibrated.
+        elo: Board and date of the ratings.
+        reference: The policy that stays where it is.
+        win_rate: Kind of win rate that meets the target.
+        temperature: Score points per unit of log-odds.
+        offsets: One entry per policy (and category).
+        warnings: Sentences for the user.
+        made_by: Version, command, seed and input digests.
+    """
+
+    reward_model: str
+    elo: Mapping[str, str]
+    reference: str
+    win_rate: WinRateKind
+    temperature: float
+    offsets: tuple[Offset, ...]
+    warnings: tuple[str, ...]
+    made_by: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """The calibration as the document of an offsets file."""
+        return asdict(self)
+
+
+class _Intervals(NamedTuple):
+    offset: tuple[float, float]
+    mismatch: tuple[float, float]
+
+
+def calibrate_pair(
+    scores: pl.DataFrame,
+    elo: EloTable,
+    *,
+    over_valued: str,
+    reference: str,
+    win_rate: WinRateKind = "sigmoid",
+    temperature: float = 1.0,
+    n_resamples: int = 1000,
+    seed: int = 0,
+    made_by: Mapping[str, Any] | None = None,
+) -> Calibration:
+    """Offset that brings one policy to its Elo-expected win rate against another (Eq. 4).
+
+    Args:
+        scores: As `charm_rm.data.scores.read_scores` returns them.
+        elo: Ratings that hold both policies.
+        over_valued: The policy whose scores the offset moves.
+        reference: The trusted opponent, which stays.
+        win_rate: Which win rate is to meet the target: ``"sigmoid"`` exactly, ``"hard"`` to the
+            nearest step.
+        temperature: Score points per unit of log-odds.
+        n_resamples: Bootstrap resamples.
+        seed: Of the bootstrap.
+        made_by: What to record of how this came about.
+
+    Returns:
+        The calibration, with one offset.
+
+    Raises:
+        DataError: If a policy is not in the scores or has no Elo, both are the same, or they
+            share fewer than 30 prompts.
+        ValueError: If ``win_rate`` or ``temperature`` is invalid.
+
+    Example:
+        >>> from charm_rm.data.arena import read_elo
+        >>> rows = [
+        ...     (str(i), policy, 0, float(i % 3 + 2 * (policy == "gemma-2-9b-it-SimPO")), "rm")
+        ...     for i in range(40)
+        ...     for policy in ("gemma-2-9b-it-SimPO", "gpt4_0613")
+        ... ]
+        >>> names = ["prompt_id", "policy", "sample", "score", "reward_model"]
+        >>> calibration = calibrate_pair(
+        ...     pl.DataFrame(rows, schema=names, orient="row"),
+        ...     read_elo("table7"),
+        ...     over_valued="gemma-2-9b-it-SimPO",
+        ...     reference="gpt4_0613",
+        ... )
+        >>> round(calibration.offsets[0].offset, 4)  # 2 points too many, 53 Elo points deserved
+        -1.6949
+    """
+    if over_valued == reference:
+        raise DataError(f"{reference!r} is both over-valued and reference; name two policies")
+    matrix = score_matrix(scores, [over_valued, reference])
+    check_policies(matrix.policies, elo)
+    both = np.isfinite(matrix.values).all(axis=1)
+    margins = matrix.values[both, 0] - matrix.values[both, 1]
+    prompts = np.unique(matrix.prompts[both], return_inverse=True)[1]
+    n_prompts = int(prompts.max(initial=-1)) + 1
+    check_shared_prompts(n_prompts, over_valued, reference)
+    ratings = elo.ratings(matrix.policies)
+    offset, warnings = _solve_entry(
+        margins, prompts, ratings, over_valued, win_rate, temperature, n_resamples, seed
+    )
+    return Calibration(
+        reward_model=scores["reward_model"][0],
+        elo={"board": elo.board, "date": elo.date},
+        reference=reference,
+        win_rate=win_rate,
+        temperature=temperature,
+        offsets=(offset,),
+        warnings=warnings,
+        made_by={"seed": seed, **(made_by or {})},
+    )
+
+
+def apply_offsets(scores: pl.DataFrame, calibration: Calibration) -> pl.DataFrame:
+    """Scores with a column ``calibrated_score``: the offset added for the policies that have one.
+
+    Args:
+        scores: As `charm_rm.data.scores.read_scores` returns them.
+        calibration: From `calibrate_pair`, or `read_offsets`.
+
+    Returns:
+        The scores and ``calibrated_score`` in score points; policies without an offset keep
+        their scores.
+
+    Raises:
+        DataError: If the scores are of another reward model than the offsets.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> rows = {"policy": ["a", "b"], "score": [1.0, 2.0], "reward_model": ["rm", "rm"]}
+        >>> none = Calibration("rm", {}, "b", "sigmoid", 1.0, (), (), {})
+        >>> apply_offsets(pl.DataFrame(rows), none)["calibrated_score"].to_list()
+        [1.0, 2.0]
+    """
+    models = scores["reward_model"].unique().to_list()
+    if models != [calibration.reward_model]:
+        raise DataError(
+            f"scores of {', '.join(models)!r}, offsets of {calibration.reward_model!r}; "
+            "an offset holds for the reward model that it was solved for"
+        )
+    by_policy = {entry.policy: entry.offset for entry in calibration.offsets}
+    offset = pl.col("policy").replace_strict(by_policy, default=0.0, return_dtype=pl.Float64)
+    return scores.with_columns((pl.col("score") + offset).alias("calibrated_score"))
+
+
+def read_offsets(path: str | Path) -> Calibration:
+    """An offsets file as `Calibration.to_json` gives it.
+
+    Args:
+        path: The JSON file that ``charm calibrate`` wrote.
+
+    Returns:
+        The calibration.
+
+    Raises:
+        DataError: If the file is missing, not JSON, or not an offsets file.
+
+    Example:
+        >>> read_offsets("no-such.json")
+        Traceback (most recent call last):
+        charm_rm.data.tables.DataError: no-such.json: no such file; check the path
+    """
+    if not Path(path).is_file():
+        raise DataError(f"{path}: no such file; check the path")
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+        known = {field.name for field in fields(Calibration)} - {"offsets"}
+        return Calibration(
+            **{name: document[name] for name in known if name not in ("warnings", "made_by")},
+            offsets=tuple(Offset(**entry) for entry in document["offsets"]),
+            warnings=tuple(document.get("warnings", ())),
+            made_by=document.get("made_by", {}),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise DataError(
+            f"{path}: not an offsets file ({reason}); write one with charm calibrate"
+        ) from error
+
+
+def _solve_entry(
+    margins: Floats,
+    prompts: np.ndarray[Any, np.dtype[np.int64]],
+    ratings: Floats,
+    policy: str,
+    kind: WinRateKind,
+    temperature: float,
+    n_resamples: int,
+    seed: int,
+) -> tuple[Offset, tuple[str, ...]]:
+    """The offset of a pair, with what it does to both win rates, and what the user must hear."""
+    target = float(expected_win_rate(ratings[0, 0], ratings[1, 0]))
+    before = float(wins(margins, kind=kind, temperature=temperature).mean())
+    if kind == "hard":
+        offset = solve_hard_offset(margins, target)
+    else:
+        offset = solve_offset(margins, target, temperature=temperature)
+    moved = margins + offset
+    after = float(wins(moved, kind=kind, temperature=temperature).mean())
+    ends = _bootstrap(margins, prompts, ratings, kind, temperature, n_resamples, seed)
+    entry = Offset(
+        policy=policy,
+        category=None,
+        offset=offset,
+        offset_low=ends.offset[0],
+        offset_high=ends.offset[1],
+        n_prompts=int(prompts.max()) + 1,
+        expected_win_rate=target,
+        win_rate_before=sigmoid_win_rate(margins, temperature=temperature),
+        win_rate_after=sigmoid_win_rate(moved, temperature=temperature),
+        hard_win_rate_before=hard_win_rate(margins),
+        hard_win_rate_after=hard_win_rate(moved),
+        mismatch_before=float(signed_mismatch(before, target)),
+        mismatch_before_low=ends.mismatch[0],
+        mismatch_before_high=ends.mismatch[1],
+        mismatch_after=float(signed_mismatch(after, target)),
+    )
+    return entry, _warnings(kind, after, target, margins.size)
+
+
+def _bootstrap(
+    margins: Floats,
+    prompts: np.ndarray[Any, np.dtype[np.int64]],
+    ratings: Floats,
+    kind: WinRateKind,
+    temperature: float,
+    n_resamples: int,
+    seed: int,
+) -> _Intervals:
+    """Intervals of the offset and of the mismatch before it: prompts and ratings drawn again."""
+    rng = np.random.default_rng(seed)
+    error = elo_standard_error(ratings[:, 1], ratings[:, 2])
+    drawn = draw_elo(ratings[:, 0], error, n_draws=n_resamples, rng=rng)
+    targets = expected_win_rate(drawn[:, 0], drawn[:, 1])
+    outcomes = wins(margins, kind=kind, temperature=temperature)[:, None]
+    offsets, rates, at = [], [], 0
+    for block in resample_counts(int(prompts.max()) + 1, n_resamples=n_resamples, rng=rng):
+        counts, aims = block[:, prompts], targets[at : at + len(block)]
+        rates.append(resampled_means(outcomes, counts)[:, 0])
+        if kind == "hard":
+            offsets.append(solve_resampled_hard_offsets(margins, counts, aims))
+        else:
+            solved = solve_resampled_offsets(margins, counts, aims, temperature=temperature)
+            offsets.append(solved)
+        at += len(block)
+    low, high = percentile_interval(np.concatenate(offsets), level=LEVEL)
+    mismatch = signed_mismatch(np.concatenate(rates), targets)
+    mismatch_low, mismatch_high = percentile_interval(mismatch, level=LEVEL)
+    return _Intervals((float(low), float(high)), (float(mismatch_low), float(mismatch_high)))
+
+
+def _warnings(kind: WinRateKind, after: float, target: float, n: int) -> tuple[str, ...]:
+    # half a step is what a hard win rate may miss by; a rounding error more is not a tie
+    if kind == "sigmoid" or abs(after - target) <= 0.5 / n + 1e-12:
+        return ()
+    return (
+        f"equal margins make the hard win rate jump over {target:.4f}; "
+        f"{after:.4f} is the nearest it can reach",
+    )

@@ -1,0 +1,115 @@
+"""Preference pairs: which side is chosen, what is flipped, what is dropped."""
+
+import polars as pl
+import pytest
+from builders import MINI, SIMPO, make_responses, make_scores
+
+from charm_rm.calibrate import Calibration, calibrate_pair
+from charm_rm.data.arena import read_elo
+from charm_rm.data.tables import DataError
+from charm_rm.pairs import build_pairs
+
+
+@pytest.fixture(scope="module")
+def scores() -> pl.DataFrame:
+    return make_scores(100)
+
+
+@pytest.fixture(scope="module")
+def calibration(scores: pl.DataFrame) -> Calibration:
+    return calibrate_pair(
+        scores, read_elo("table7"), over_valued=SIMPO, reference=MINI, n_resamples=10
+    )
+
+
+def test_pairs_equal_a_loop_over_prompts(scores: pl.DataFrame, calibration: Calibration) -> None:
+    offset = calibration.offsets[0].offset
+    rows = {(r["prompt_id"], r["policy"]): r["score"] for r in scores.iter_rows(named=True)}
+    pairs = build_pairs(scores, calibration)
+    assert len(pairs.frame) == 100
+    for pair in pairs.frame.iter_rows(named=True):
+        one, other = rows[pair["prompt_id"], SIMPO], rows[pair["prompt_id"], MINI]
+        calibrated = {SIMPO: one + offset, MINI: other}
+        chosen = max(calibrated, key=lambda policy: calibrated[policy])
+        assert pair["chosen_policy"] == chosen
+        assert pair["chosen_score"] == pytest.approx(calibrated[chosen])
+        assert pair["margin"] == pytest.approx(abs(one + offset - other))
+        assert pair["flipped"] == ((one > other) != (one + offset > other))
+    assert pairs.n_flipped == pairs.frame["flipped"].sum() > 0
+
+
+def test_the_uncalibrated_twin_chooses_by_raw_scores_and_flips_nothing(
+    scores: pl.DataFrame, calibration: Calibration
+) -> None:
+    twin = build_pairs(scores, calibration, uncalibrated=True)
+    plain = build_pairs(scores, calibration)
+    assert twin.n_flipped == 0
+    assert twin.frame["prompt_id"].equals(plain.frame["prompt_id"])
+    differ = (twin.frame["chosen_policy"] != plain.frame["chosen_policy"]).sum()
+    assert differ == plain.n_flipped
+
+
+def test_texts_belong_to_the_policies_that_wrote_them(
+    scores: pl.DataFrame, calibration: Calibration
+) -> None:
+    shuffled = make_responses(scores).sample(fraction=1.0, shuffle=True, seed=3)
+    frame = build_pairs(scores, calibration, responses=shuffled).frame
+    for row in frame.iter_rows(named=True):
+        for side in ("chosen", "rejected"):
+            text = f"{row[f'{side}_policy']} says: it is {row['prompt_id']}"
+            assert row[side] == [{"role": "assistant", "content": text}]
+        assert row["prompt"] == [{"role": "user", "content": f"Tell me of {row['prompt_id']}"}]
+
+
+def test_an_exact_tie_gives_no_pair_and_is_counted(
+    scores: pl.DataFrame, calibration: Calibration
+) -> None:
+    tied = scores.with_columns(
+        pl.when((pl.col("prompt_id") == "p007") & pl.col("policy").is_in([SIMPO, MINI]))
+        .then(1.25)
+        .otherwise("score")
+        .alias("score")
+    )
+    twin = build_pairs(tied, calibration, uncalibrated=True)
+    assert (twin.n_ties, twin.n_shared, len(twin.frame)) == (1, 100, 99)
+    assert "p007" not in twin.frame["prompt_id"].to_list()
+
+
+def test_two_equal_texts_give_no_pair_and_are_counted(
+    scores: pl.DataFrame, calibration: Calibration
+) -> None:
+    same = make_responses(scores).with_columns(
+        pl.when(pl.col("prompt_id") == "p003")
+        .then(pl.lit("No."))
+        .otherwise("response")
+        .alias("response")
+    )
+    pairs = build_pairs(scores, calibration, responses=same)
+    assert (pairs.n_equal_texts, len(pairs.frame)) == (1, 99)
+    assert (pairs.frame["chosen"] != pairs.frame["rejected"]).all()
+
+
+def test_the_category_of_the_prompt_is_carried(
+    scores: pl.DataFrame, calibration: Calibration
+) -> None:
+    labelled = scores.with_columns(category=pl.lit("math"))
+    assert build_pairs(labelled, calibration).frame["category"].unique().to_list() == ["math"]
+
+
+def test_a_scored_response_that_is_not_there_is_named(
+    scores: pl.DataFrame, calibration: Calibration
+) -> None:
+    responses = make_responses(scores)
+    gone = (pl.col("prompt_id") == "p050") & (pl.col("policy") == MINI)
+    with pytest.raises(DataError, match=f"none of '{MINI}' to prompt 'p050', .*1 missing"):
+        build_pairs(scores, calibration, responses=responses.filter(~gone))
+
+
+def test_scores_without_one_of_the_two_policies_are_refused(
+    scores: pl.DataFrame, calibration: Calibration
+) -> None:
+    with pytest.raises(DataError, match=f"no policy '{MINI}'"):
+        build_pairs(scores.filter(pl.col("policy") != MINI), calibration)
+    apart = scores.filter((pl.col("policy") == SIMPO) == (pl.col("prompt_id") < "p050"))
+    with pytest.raises(DataError, match="share no prompt"):
+        build_pairs(apart, calibration)
