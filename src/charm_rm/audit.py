@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from charm_rm.core.elo import draw_elo, elo_standard_error, expected_win_rate
 from charm_rm.core.intervals import percentile_interval, resample_counts, resampled_means
@@ -164,7 +165,13 @@ def audit_scores(
     if chosen not in matrix.policies:
         raise not_found("reference", chosen, matrix.policies, where="scores")
     found = _audit_against(
-        matrix, ratings, matrix.policies.index(chosen), win_rate, temperature, n_resamples, seed
+        matrix,
+        ratings,
+        reference=matrix.policies.index(chosen),
+        kind=win_rate,
+        temperature=temperature,
+        n_resamples=n_resamples,
+        seed=seed,
     )
     policies = tuple(sorted(found, key=lambda entry: -entry.mean_score))
     means = pl.DataFrame({"score": [p.mean_score for p in found], "elo": ratings[:, 0]})
@@ -236,6 +243,7 @@ def check_shared_prompts(n_shared: int, policy: str, reference: str) -> None:
 def _audit_against(
     matrix: ScoreMatrix,
     ratings: Floats,
+    *,
     reference: int,
     kind: WinRateKind,
     temperature: float,
@@ -253,7 +261,8 @@ def _audit_against(
     sigmoid = np.nanmean(wins(margins, kind="sigmoid", temperature=temperature), axis=0)
     hard = np.nanmean(wins(margins, kind="hard"), axis=0)
     signed = signed_mismatch(rates, expected)
-    low, high = _mismatch_intervals(matrix, outcomes, ratings, reference, n_resamples, seed)
+    samples = _resampled_rates(outcomes, matrix.prompts, n_resamples=n_resamples, seed=seed)
+    low, high = _mismatch_intervals(samples, ratings, reference=reference, seed=seed)
     return [
         PolicyAudit(
             policy=policy,
@@ -276,25 +285,22 @@ def _audit_against(
     ]
 
 
-def _mismatch_intervals(
-    matrix: ScoreMatrix,
-    outcomes: Floats,
-    ratings: Floats,
-    reference: int,
-    n_resamples: int,
-    seed: int,
-) -> tuple[Floats, Floats]:
-    """Ends of the interval of each signed mismatch: prompts and ratings drawn again."""
+def _resampled_rates(
+    outcomes: Floats, prompts: NDArray[np.int64], *, n_resamples: int, seed: int
+) -> Floats:
+    """Win rates with the prompts drawn again, shape (n_resamples, n_policies)."""
     rng = np.random.default_rng(seed)
-    n_distinct = int(matrix.prompts.max()) + 1
-    rates = np.concatenate(
-        [
-            resampled_means(outcomes, counts[:, matrix.prompts])
-            for counts in resample_counts(n_distinct, n_resamples=n_resamples, rng=rng)
-        ]
-    )
+    blocks = resample_counts(int(prompts.max()) + 1, n_resamples=n_resamples, rng=rng)
+    return np.concatenate([resampled_means(outcomes, counts[:, prompts]) for counts in blocks])
+
+
+def _mismatch_intervals(
+    rates: Floats, ratings: Floats, *, reference: int, seed: int
+) -> tuple[Floats, Floats]:
+    """Ends of the interval of each signed mismatch, with the ratings drawn again too."""
+    rng = np.random.default_rng([seed, 1])  # a stream of its own, apart from the prompts'
     error = elo_standard_error(ratings[:, 1], ratings[:, 2])
-    drawn = draw_elo(ratings[:, 0], error, n_draws=n_resamples, rng=rng)
+    drawn = draw_elo(ratings[:, 0], error, n_draws=len(rates), rng=rng)
     expected = expected_win_rate(drawn, drawn[:, [reference]])
     return percentile_interval(signed_mismatch(rates, expected), level=LEVEL)
 

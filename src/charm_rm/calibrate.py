@@ -8,10 +8,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from charm_rm.audit import LEVEL, check_policies, check_shared_prompts
 from charm_rm.core.elo import draw_elo, elo_standard_error, expected_win_rate
@@ -97,9 +98,31 @@ class Calibration:
         return asdict(self)
 
 
-class _Intervals(NamedTuple):
-    offset: tuple[float, float]
-    mismatch: tuple[float, float]
+@dataclass(frozen=True)
+class _Pair:
+    """Two policies on the prompts that both answered.
+
+    Attributes:
+        policy: The one whose scores the offset moves.
+        margins: Its score minus the reference's, in score points, shape (n_rows,).
+        prompts: Which distinct prompt each row belongs to, shape (n_rows,).
+        ratings: Rating and interval of the policy and of the reference, Elo points, shape (2, 3).
+    """
+
+    policy: str
+    margins: Floats
+    prompts: NDArray[np.int64]
+    ratings: Floats
+
+    @property
+    def target(self) -> float:
+        """Win rate that Elo expects of the policy (Eq. 2)."""
+        return float(expected_win_rate(self.ratings[0, 0], self.ratings[1, 0]))
+
+    @property
+    def n_prompts(self) -> int:
+        """Number of distinct prompts."""
+        return int(self.prompts.max(initial=-1)) + 1
 
 
 def calibrate_pair(
@@ -155,16 +178,9 @@ def calibrate_pair(
     """
     if over_valued == reference:
         raise DataError(f"{reference!r} is both over-valued and reference; name two policies")
-    matrix = score_matrix(scores, [over_valued, reference])
-    check_policies(matrix.policies, elo)
-    both = np.isfinite(matrix.values).all(axis=1)
-    margins = matrix.values[both, 0] - matrix.values[both, 1]
-    prompts = np.unique(matrix.prompts[both], return_inverse=True)[1]
-    n_prompts = int(prompts.max(initial=-1)) + 1
-    check_shared_prompts(n_prompts, over_valued, reference)
-    ratings = elo.ratings(matrix.policies)
-    offset, warnings = _solve_entry(
-        margins, prompts, ratings, over_valued, win_rate, temperature, n_resamples, seed
+    pair = _pair_policies(scores, elo, over_valued=over_valued, reference=reference)
+    offset = _solve_pair(
+        pair, kind=win_rate, temperature=temperature, n_resamples=n_resamples, seed=seed
     )
     return Calibration(
         reward_model=scores["reward_model"][0],
@@ -173,7 +189,7 @@ def calibrate_pair(
         win_rate=win_rate,
         temperature=temperature,
         offsets=(offset,),
-        warnings=warnings,
+        warnings=_warnings(offset, kind=win_rate, n_rows=pair.margins.size),
         made_by={"seed": seed, **(made_by or {})},
     )
 
@@ -245,80 +261,90 @@ def read_offsets(path: str | Path) -> Calibration:
         ) from error
 
 
-def _solve_entry(
-    margins: Floats,
-    prompts: np.ndarray[Any, np.dtype[np.int64]],
-    ratings: Floats,
-    policy: str,
-    kind: WinRateKind,
-    temperature: float,
-    n_resamples: int,
-    seed: int,
-) -> tuple[Offset, tuple[str, ...]]:
-    """The offset of a pair, with what it does to both win rates, and what the user must hear."""
-    target = float(expected_win_rate(ratings[0, 0], ratings[1, 0]))
-    before = float(wins(margins, kind=kind, temperature=temperature).mean())
+def _pair_policies(
+    scores: pl.DataFrame, elo: EloTable, *, over_valued: str, reference: str
+) -> _Pair:
+    matrix = score_matrix(scores, [over_valued, reference])
+    check_policies(matrix.policies, elo)
+    both = np.isfinite(matrix.values).all(axis=1)
+    pair = _Pair(
+        policy=over_valued,
+        margins=matrix.values[both, 0] - matrix.values[both, 1],
+        prompts=np.unique(matrix.prompts[both], return_inverse=True)[1],
+        ratings=elo.ratings(matrix.policies),
+    )
+    check_shared_prompts(pair.n_prompts, over_valued, reference)
+    return pair
+
+
+def _solve_pair(
+    pair: _Pair, *, kind: WinRateKind, temperature: float, n_resamples: int, seed: int
+) -> Offset:
+    """The offset of a pair, with its interval and with what it does to both win rates."""
+    margins, target = pair.margins, pair.target
     if kind == "hard":
         offset = solve_hard_offset(margins, target)
     else:
         offset = solve_offset(margins, target, temperature=temperature)
     moved = margins + offset
-    after = float(wins(moved, kind=kind, temperature=temperature).mean())
-    ends = _bootstrap(margins, prompts, ratings, kind, temperature, n_resamples, seed)
-    entry = Offset(
-        policy=policy,
+    offset_ends, mismatch_ends = _bootstrap(
+        pair, kind=kind, temperature=temperature, n_resamples=n_resamples, seed=seed
+    )
+    before, after = (
+        float(wins(values, kind=kind, temperature=temperature).mean())
+        for values in (margins, moved)
+    )
+    return Offset(
+        policy=pair.policy,
         category=None,
         offset=offset,
-        offset_low=ends.offset[0],
-        offset_high=ends.offset[1],
-        n_prompts=int(prompts.max()) + 1,
+        offset_low=offset_ends[0],
+        offset_high=offset_ends[1],
+        n_prompts=pair.n_prompts,
         expected_win_rate=target,
         win_rate_before=sigmoid_win_rate(margins, temperature=temperature),
         win_rate_after=sigmoid_win_rate(moved, temperature=temperature),
         hard_win_rate_before=hard_win_rate(margins),
         hard_win_rate_after=hard_win_rate(moved),
         mismatch_before=float(signed_mismatch(before, target)),
-        mismatch_before_low=ends.mismatch[0],
-        mismatch_before_high=ends.mismatch[1],
+        mismatch_before_low=mismatch_ends[0],
+        mismatch_before_high=mismatch_ends[1],
         mismatch_after=float(signed_mismatch(after, target)),
     )
-    return entry, _warnings(kind, after, target, margins.size)
 
 
 def _bootstrap(
-    margins: Floats,
-    prompts: np.ndarray[Any, np.dtype[np.int64]],
-    ratings: Floats,
-    kind: WinRateKind,
-    temperature: float,
-    n_resamples: int,
-    seed: int,
-) -> _Intervals:
+    pair: _Pair, *, kind: WinRateKind, temperature: float, n_resamples: int, seed: int
+) -> tuple[tuple[float, float], tuple[float, float]]:
     """Intervals of the offset and of the mismatch before it: prompts and ratings drawn again."""
     rng = np.random.default_rng(seed)
-    error = elo_standard_error(ratings[:, 1], ratings[:, 2])
-    drawn = draw_elo(ratings[:, 0], error, n_draws=n_resamples, rng=rng)
+    error = elo_standard_error(pair.ratings[:, 1], pair.ratings[:, 2])
+    drawn = draw_elo(pair.ratings[:, 0], error, n_draws=n_resamples, rng=rng)
     targets = expected_win_rate(drawn[:, 0], drawn[:, 1])
-    outcomes = wins(margins, kind=kind, temperature=temperature)[:, None]
+    outcomes = wins(pair.margins, kind=kind, temperature=temperature)[:, None]
     offsets, rates, at = [], [], 0
-    for block in resample_counts(int(prompts.max()) + 1, n_resamples=n_resamples, rng=rng):
-        counts, aims = block[:, prompts], targets[at : at + len(block)]
+    for block in resample_counts(pair.n_prompts, n_resamples=n_resamples, rng=rng):
+        counts, aims = block[:, pair.prompts], targets[at : at + len(block)]
         rates.append(resampled_means(outcomes, counts)[:, 0])
         if kind == "hard":
-            offsets.append(solve_resampled_hard_offsets(margins, counts, aims))
+            offsets.append(solve_resampled_hard_offsets(pair.margins, counts, aims))
         else:
-            solved = solve_resampled_offsets(margins, counts, aims, temperature=temperature)
+            solved = solve_resampled_offsets(pair.margins, counts, aims, temperature=temperature)
             offsets.append(solved)
         at += len(block)
-    low, high = percentile_interval(np.concatenate(offsets), level=LEVEL)
     mismatch = signed_mismatch(np.concatenate(rates), targets)
-    mismatch_low, mismatch_high = percentile_interval(mismatch, level=LEVEL)
-    return _Intervals((float(low), float(high)), (float(mismatch_low), float(mismatch_high)))
+    return _interval(np.concatenate(offsets)), _interval(mismatch)
 
 
-def _warnings(kind: WinRateKind, after: float, target: float, n: int) -> tuple[str, ...]:
-    # half a step is what a hard win rate may miss by; a rounding error more is not a tie
-    if kind == "sigmoid" or abs(after - target) <= 0.5 / n + 1e-12:
+def _interval(samples: Floats) -> tuple[float, float]:
+    low, high = percentile_interval(samples, level=LEVEL)
+    return float(low), float(high)
+
+
+def _warnings(offset: Offset, *, kind: WinRateKind, n_rows: int) -> tuple[str, ...]:
+    # Half a step is what a hard win rate may miss by; a rounding error more is not a tie.
+    after, target = offset.hard_win_rate_after, offset.expected_win_rate
+    if kind == "sigmoid" or abs(after - target) <= 0.5 / n_rows + 1e-12:
         return ()
     return (
         f"equal margins make the hard win rate jump over {target:.4f}; "
