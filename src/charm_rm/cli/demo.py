@@ -1,0 +1,148 @@
+"""``charm demo``: the light stages on bundled real scores, with a page to look at."""
+
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from charm_rm.cli.audit import print_audit
+from charm_rm.cli.calibrate import say_offset
+from charm_rm.cli.console import print_json, record_run, say, warn
+from charm_rm.cli.options import Force, Json, Seed
+from charm_rm.cli.pairs import pairs_summary, say_pairs
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from charm_rm.audit import Audit
+    from charm_rm.calibrate import Calibration
+    from charm_rm.pairs import PreferencePairs
+
+REFERENCE = "gpt-4o-mini-2024-07-18"  # the paper's trusted opponent
+ABOUT = (
+    "The scores are real: a small reward model (a linear head on SmolLM2-135M-Instruct, trained on "
+    "GPT-4-turbo's AlpacaEval labels, CC BY-NC 4.0) scored the AlpacaEval outputs of 20 policies; "
+    "used here are the {n} instructions that its training did not see."
+)
+
+
+def demo(
+    out: Annotated[
+        str, typer.Option(metavar="DIR", help="Folder for what is made.")
+    ] = "charm-demo",
+    responses: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE",
+            help="AlpacaEval outputs, to write pairs with their texts; repeat for more files.",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Seed = 0,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Audit, calibrate, pairs and report on bundled scores of 20 real policies.
+
+    Example: charm demo --out charm-demo
+    """
+    from charm_rm.audit import audit_scores
+    from charm_rm.calibrate import apply_offsets, calibrate_pair
+    from charm_rm.data.arena import read_elo
+    from charm_rm.data.responses import read_responses
+    from charm_rm.pairs import build_pairs
+
+    folder = _prepare_folder(out, force=force)
+    scores, elo = _bundled_scores(), read_elo("table7")
+    about = ABOUT.format(n=scores["prompt_id"].n_unique())
+    say(about)
+    before = audit_scores(scores, elo, reference=REFERENCE, seed=seed)
+    warn(before.warnings)
+    if before.suggested_pair is None:
+        raise ValueError("the bundled scores over-value no policy; this build is broken")
+    calibration = calibrate_pair(
+        scores,
+        elo,
+        over_valued=before.suggested_pair.over_valued,
+        reference=REFERENCE,
+        seed=seed,
+        made_by=record_run(responses or []),
+    )
+    calibrated = apply_offsets(scores, calibration).with_columns(score="calibrated_score")
+    after = audit_scores(calibrated, elo, reference=REFERENCE, seed=seed)
+    texts = read_responses(responses) if responses else None
+    made = build_pairs(scores, calibration, responses=texts)
+    _write_all(folder, before, after, calibration, made, about)
+    if json:
+        pairs = pairs_summary(made)
+        print_json({"audit": before.to_json(), "offsets": calibration.to_json(), "pairs": pairs})
+        return
+    print_audit(before)
+    say("")
+    say_offset(calibration)
+    say_pairs(made)
+    say(f"Open {folder / 'report.html'} in a browser; beside it: audit.json, offsets.json, pairs.")
+
+
+def _prepare_folder(out: str, *, force: bool) -> Path:
+    from charm_rm.data.tables import DataError
+
+    folder = Path(out)
+    if folder.exists() and not (force and folder.is_dir()):
+        raise DataError(f"{out}: exists already; give --force to write into it, or another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _bundled_scores() -> "pl.DataFrame":
+    """Scores of the instructions that the reward model's training did not see."""
+    import polars as pl
+
+    from charm_rm.data.scores import read_scores
+    from charm_rm.data.tables import read_table
+
+    with as_file(files("charm_rm.data") / "snapshots" / "demo_scores.parquet") as path:
+        audit_half = read_table(path).filter(pl.col("half") == "audit")["prompt_id"].unique()
+        return read_scores([path]).filter(pl.col("prompt_id").is_in(audit_half.to_list()))
+
+
+def _write_all(
+    folder: Path,
+    before: "Audit",
+    after: "Audit",
+    calibration: "Calibration",
+    made: "PreferencePairs",
+    about: str,
+) -> None:
+    from charm_rm.data.preferences import write_preferences
+    from charm_rm.data.tables import write_json, write_text
+    from charm_rm.report.charts import draw_figures, save_figures
+    from charm_rm.report.page import render_page
+
+    write_json(before.to_json(), folder / "audit.json", force=True)
+    write_json(calibration.to_json(), folder / "offsets.json", force=True)
+    write_preferences(made.frame, folder / "pairs.parquet", force=True)
+    page = render_page(
+        audit=before,
+        after=after,
+        calibration=calibration,
+        pairs=made,
+        title="charm demo: 20 policies, one small reward model",
+        provenance=_provenance(before, about),
+        commands=["charm demo"],
+    )
+    write_text(page, folder / "report.html", force=True)
+    figures = folder / "figures"
+    figures.mkdir(exist_ok=True)
+    save_figures(draw_figures(before, after), figures, formats=("png", "svg"))
+
+
+def _provenance(audit: "Audit", about: str) -> dict[str, Any]:
+    return {
+        "Scores": about,
+        "Elo": f"Chatbot Arena, text, {audit.elo_date} (bundled table table7; Table 7 of the CHARM "
+        "paper, with the Arena's 1187 for Qwen2-72B-Instruct in place of the printed 1257)",
+        "Method": "Zhu et al., CHARM: Calibrating Reward Models With Chatbot Arena Scores, "
+        "arXiv:2504.10045",
+    }

@@ -1,0 +1,51 @@
+"""The `charm` command: one word per stage of the pipeline."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from charm_rm.cli.audit import audit
+from charm_rm.cli.calibrate import calibrate
+from charm_rm.cli.console import MissingExtraError, fail
+from charm_rm.cli.demo import demo
+from charm_rm.cli.pairs import pairs
+from charm_rm.cli.score import score
+
+app = typer.Typer(
+    name="charm",
+    help="Find out which policy models a reward model over-values, and correct it with "
+    "Chatbot Arena ratings: score, audit, calibrate, pairs.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (demo, score, audit, calibrate, pairs):
+    app.command()(command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from charm_rm import __version__
+
+        sys.stdout.write(f"charm-rm {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point: every foreseen error ends as one line and status 1, usage errors as 2."""
+    try:
+        app()
+    except (ValueError, OSError, MissingExtraError) as error:
+        fail(error)

@@ -1,0 +1,36 @@
+"""Options that mean the same in every command."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+
+class WinRate(StrEnum):
+    """How margins become win rates."""
+
+    SIGMOID = "sigmoid"
+    HARD = "hard"
+
+
+Scores = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SCORES...", help="Score tables: Parquet, CSV, JSONL.", show_default=False
+    ),
+]
+Elo = Annotated[
+    str, typer.Option(metavar="FILE|NAME", help="Elo table: a file, or a bundled one's name.")
+]
+WinRateOption = Annotated[
+    WinRate, typer.Option("--win-rate", help="Win rate that the mismatch and offset are from.")
+]
+Temperature = Annotated[float, typer.Option(metavar="T", help="Score points per unit of log-odds.")]
+Resamples = Annotated[
+    int, typer.Option("--resamples", metavar="N", min=1, help="Bootstrap resamples.")
+]
+Seed = Annotated[int, typer.Option(metavar="N", help="Seed of everything random.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on standard output, no words.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]

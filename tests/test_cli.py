@@ -1,0 +1,241 @@
+"""The command line as scripts and people meet it: files, JSON, exit statuses, one-line errors."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+from builders import MINI, SIMPO, make_responses, make_scores
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def charm(tmp_path: Path) -> Run:
+    """Runs `charm` in an empty folder with scores.parquet and responses.parquet in it."""
+    scores = make_scores(60)
+    scores.write_parquet(tmp_path / "scores.parquet")
+    make_responses(scores).write_parquet(tmp_path / "responses.parquet")
+
+    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-c", "from charm_rm.cli.main import main; main()", *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            env=os.environ | {"COLUMNS": "140", "PYTHONWARNINGS": "error"},
+            timeout=120,
+            check=False,
+        )
+
+    return run
+
+
+CALIBRATE = ("calibrate", "scores.parquet", "--over-valued", SIMPO, "--reference", MINI)
+
+
+def refused(result: "subprocess.CompletedProcess[str]") -> str:
+    """The error line of a run that was refused as it should be."""
+    assert result.returncode == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, result.stderr
+    assert result.stderr.splitlines()[-1] == lines[0]
+    return lines[0]
+
+
+def test_audit_prints_one_json_document_and_nothing_else(charm: Run) -> None:
+    result = charm("audit", "scores.parquet", "--reference", MINI, "--json")
+    assert result.returncode == 0, result.stderr
+    document = json.loads(result.stdout)
+    assert document["suggested_pair"]["over_valued"] == SIMPO
+    assert document["win_rate"] == "sigmoid"
+
+
+def test_audit_prints_a_table_with_both_win_rates(charm: Run) -> None:
+    result = charm("audit", "scores.parquet", "--reference", MINI)
+    assert result.returncode == 0, result.stderr
+    assert "sigmoid" in result.stdout
+    assert "hard" in result.stdout
+    assert f"Most worth calibrating: {SIMPO} against {MINI}" in result.stdout
+
+
+def test_the_stages_hand_their_files_on(charm: Run, tmp_path: Path) -> None:
+    made = charm(*CALIBRATE, "--out", "offsets.json", "--json")
+    assert made.returncode == 0, made.stderr
+    written = json.loads((tmp_path / "offsets.json").read_text(encoding="utf-8"))
+    assert json.loads(made.stdout) == written
+    assert written["made_by"]["command"].startswith("charm calibrate scores.parquet")
+    assert len(written["made_by"]["inputs"]["scores.parquet"]) == 64
+    pairs = charm(
+        *("pairs", "scores.parquet", "--offsets", "offsets.json"),
+        *("--responses", "responses.parquet", "--out", "pairs.jsonl", "--json"),
+    )
+    assert pairs.returncode == 0, pairs.stderr
+    summary = json.loads(pairs.stdout)
+    assert summary["n_pairs"] == 60
+    assert summary["n_flipped"] > 0
+    frame = pl.read_ndjson(tmp_path / "pairs.jsonl")
+    assert frame.columns[:5] == ["prompt_id", "sample", "prompt", "chosen", "rejected"]
+    twin = charm(
+        *("pairs", "scores.parquet", "--offsets", "offsets.json", "--uncalibrated"),
+        *("--out", "twin"),
+    )
+    assert twin.returncode == 0, twin.stderr
+    assert "0 flipped" in twin.stderr
+    assert (tmp_path / "twin" / "state.json").exists()
+
+
+def test_two_runs_with_one_seed_write_the_same_bytes(charm: Run, tmp_path: Path) -> None:
+    for _ in range(2):
+        assert charm(*CALIBRATE, "--out", "o.json", "--force").returncode == 0
+        (tmp_path / "o.json").rename(tmp_path / f"o{_}.json")
+    assert (tmp_path / "o0.json").read_bytes() == (tmp_path / "o1.json").read_bytes()
+
+
+def test_a_warning_is_a_line_on_standard_error(charm: Run, tmp_path: Path) -> None:
+    tiny = make_scores(60).with_columns(pl.col("score") * 0.002)
+    tiny.write_parquet(tmp_path / "tiny.parquet")
+    result = charm("audit", "tiny.parquet", "--json")
+    assert result.returncode == 0
+    json.loads(result.stdout)
+    assert result.stderr.startswith("warning: sigmoid and hard win rates differ by more than 0.05")
+
+
+def write_bad_inputs(folder: Path) -> None:
+    """Every kind of bad table, by the name that the cases below use."""
+    good = make_scores(60)
+    (folder / "text.parquet").write_text("no table")
+    good.drop("score").write_parquet(folder / "no-score.parquet")
+    for name, value in (("nan", float("nan")), ("inf", float("inf"))):
+        bad = pl.when(pl.int_range(pl.len()) == 3).then(value).otherwise("score").alias("score")
+        good.with_columns(bad).write_parquet(folder / f"{name}.parquet")
+    pl.concat([good, good.head(1)]).write_parquet(folder / "twice.parquet")
+    good.with_columns(pl.col("policy").replace(SIMPO, "my-model")).write_parquet(
+        folder / "unrated.parquet"
+    )
+    make_scores(29).write_parquet(folder / "few.parquet")
+    good.filter(pl.col("policy") == SIMPO).write_parquet(folder / "single.parquet")
+    (folder / "repeated.csv").write_text("model,elo\na,1\na,2\n")
+    (folder / "words.csv").write_text("model,elo\na,good\nb,1\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("audit", "none.parquet"), "none.parquet: no such file"),
+        (("audit", "text.parquet"), "text.parquet: not a readable table"),
+        (("audit", "no-score.parquet"), "no column 'score'; it has prompt_id, policy"),
+        (("audit", "nan.parquet"), f"nan.parquet: row 4: score of '{SIMPO}' is 'nan'"),
+        (("audit", "inf.parquet"), "score of 'gemma-2-9b-it-SimPO' is 'inf'"),
+        (("audit", "twice.parquet"), "stands more than once"),
+        (("audit", "unrated.parquet"), "no Elo rating for 'my-model'"),
+        (("audit", "few.parquet"), "share 29 prompts; at least 30"),
+        (("audit", "single.parquet"), "only the policy"),
+        (("audit", "scores.parquet", "--reference", "gpt-4o"), "no reference 'gpt-4o'; nearest"),
+        (("audit", "scores.parquet", "--elo", "table8"), "no Elo table 'table8'; nearest: table7"),
+        (("audit", "scores.parquet", "--elo", "repeated.csv"), "model 'a' is rated more than once"),
+        (("audit", "scores.parquet", "--elo", "words.csv"), "elo of 'a' is 'good'"),
+        (("audit", "scores.parquet", "--temperature", "0"), "temperature must be positive"),
+        (
+            (*CALIBRATE[:2], "--over-valued", "SimPO", *CALIBRATE[4:], "--out", "o.json"),
+            "no policy",
+        ),
+        ((*CALIBRATE, "--out", "scores.parquet"), "scores.parquet: exists already; give --force"),
+        ((*CALIBRATE, "--out", "no/o.json"), "no/o.json: its folder does not exist"),
+        (
+            ("pairs", "scores.parquet", "--offsets", "none.json", "--out", "p.parquet"),
+            "no such file",
+        ),
+        (
+            ("pairs", "scores.parquet", "--offsets", "words.csv", "--out", "p.parquet"),
+            "not an offs",
+        ),
+        (("demo", "--out", "scores.parquet"), "exists already"),
+    ],
+)
+def test_bad_input_ends_in_one_line_and_status_1(
+    charm: Run, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    write_bad_inputs(tmp_path)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    assert message in refused(charm(*arguments))
+    assert sorted(path.name for path in tmp_path.iterdir()) == before  # nothing half-written
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (f"p000,Hi,{SIMPO},x\n", "none of"),
+        ("p,Hi,a,x\np,Ho,b,x\n", "stands for 2 different prompts"),
+        ("p,Hi,a,\np,Hi,b,x\n", "row 1: response is null"),
+        ("", "no rows"),
+    ],
+)
+def test_bad_responses_end_in_one_line_and_leave_no_pairs(
+    charm: Run, tmp_path: Path, rows: str, message: str
+) -> None:
+    assert charm(*CALIBRATE, "--out", "offsets.json").returncode == 0
+    (tmp_path / "bad.csv").write_text("prompt_id,prompt,policy,response\n" + rows)
+    arguments = ("pairs", "scores.parquet", "--offsets", "offsets.json")
+    result = charm(*arguments, "--responses", "bad.csv", "--out", "pairs.parquet")
+    assert message in refused(result)
+    assert not (tmp_path / "pairs.parquet").exists()
+
+
+def test_rated_only_leaves_out_what_has_no_elo(charm: Run, tmp_path: Path) -> None:
+    write_bad_inputs(tmp_path)
+    result = charm("audit", "unrated.parquet", "--rated-only", "--json")
+    assert result.returncode == 0, result.stderr
+    assert len(json.loads(result.stdout)["policies"]) == 3
+    assert "left out, without Elo: my-model" in result.stderr
+
+
+def test_a_disk_that_fills_leaves_the_old_offsets_whole(charm: Run, tmp_path: Path) -> None:
+    assert charm(*CALIBRATE, "--out", "o.json").returncode == 0
+    old = (tmp_path / "o.json").read_bytes()
+    limited = subprocess.run(
+        [
+            *("bash", "-c", 'ulimit -f 1; exec "$@"', "bash", sys.executable, "-c"),
+            # ignored, the signal becomes the error that a full disk gives
+            "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+            "from charm_rm.cli.main import main; main()",
+            *CALIBRATE,
+            *("--out", "o.json", "--force"),
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+        check=False,
+    )
+    assert "not written" in refused(limited)
+    assert (tmp_path / "o.json").read_bytes() == old
+
+
+@pytest.mark.parametrize("arguments", [("audit",), ("audit", "a", "--win-rate", "soft"), ("adit",)])
+def test_wrong_usage_ends_with_status_2(charm: Run, arguments: tuple[str, ...]) -> None:
+    assert charm(*arguments).returncode == 2
+
+
+def test_help_names_every_stage(charm: Run) -> None:
+    result = charm("--help")
+    assert result.returncode == 0
+    for word in ("score", "audit", "calibrate", "pairs", "demo"):
+        assert word in result.stdout
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from charm_rm.cli import main; "
+        "print([m for m in ('numpy', 'polars', 'scipy', 'torch', 'altair') if m in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "[]"
