@@ -2,7 +2,7 @@
 
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,6 +24,11 @@ ABOUT = (
     "The scores are real: a small reward model (a linear head on SmolLM2-135M-Instruct, trained on "
     "GPT-4-turbo's AlpacaEval labels, CC BY-NC 4.0) scored the AlpacaEval outputs of 20 policies; "
     "used here are the {n} instructions that its training did not see."
+)
+
+RATINGS = (
+    "The bundled table7: the 24 policies of the paper's Table 7, with the Arena's 1187 for "
+    "Qwen2-72B-Instruct in place of the printed 1257, which is Qwen2.5-72B-Instruct's."
 )
 
 
@@ -129,20 +134,9 @@ def _write_all(
         calibration=calibration,
         pairs=made,
         title="charm demo: 20 policies, one small reward model",
-        provenance=_provenance(before, about),
+        provenance={"Scores": about, "Ratings": RATINGS},
         commands=["charm demo"],
     )
     write_text(page, folder / "report.html", force=True)
-    figures = folder / "figures"
-    figures.mkdir(exist_ok=True)
-    save_figures(draw_figures(before, after), figures, formats=("png", "svg"))
-
-
-def _provenance(audit: "Audit", about: str) -> dict[str, Any]:
-    return {
-        "Scores": about,
-        "Elo": f"Chatbot Arena, text, {audit.elo_date} (bundled table table7; Table 7 of the CHARM "
-        "paper, with the Arena's 1187 for Qwen2-72B-Instruct in place of the printed 1257)",
-        "Method": "Zhu et al., CHARM: Calibrating Reward Models With Chatbot Arena Scores, "
-        "arXiv:2504.10045",
-    }
+    charts = draw_figures(before, after)
+    save_figures(charts, folder / "figures", formats=("png", "svg"), force=True)

@@ -1,0 +1,1 @@
+"""The report: charts and one page of an audit. It draws what it is given and computes nothing."""

@@ -1,0 +1,119 @@
+"""How the report writes numbers: rates as percentages, as fine as their interval allows.
+
+Formatting alone. What is not known (None, NaN) is an en dash.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from charm_rm.audit import Audit
+
+UNKNOWN = "\u2013"
+MINUS = "\u2212"  # as wide as the plus sign, so that columns of signed numbers line up
+
+
+def number(value: float | None, *, decimals: int = 2, signed: bool = False) -> str:
+    """A plain number with that many decimals.
+
+    Args:
+        value: The number.
+        decimals: Digits after the point.
+        signed: Whether a positive number shows its sign.
+
+    Example:
+        >>> number(1234.5678), number(1.2345, signed=True), number(-0.001) == number(0.0)
+        ('1,234.57', '+1.23', True)
+    """
+    if value is None or not math.isfinite(value):
+        return UNKNOWN
+    rounded = round(value, decimals) + 0.0  # -0.0 becomes 0.0
+    sign = "+" if signed and rounded != 0.0 else ""
+    return f"{rounded:{sign},.{decimals}f}".replace("-", MINUS)
+
+
+def percent(rate: float | None, *, decimals: int = 1, signed: bool = False) -> str:
+    """A fraction as a percentage.
+
+    Args:
+        rate: The fraction.
+        decimals: Digits after the point.
+        signed: Whether a positive rate shows its sign.
+
+    Example:
+        >>> percent(0.4187), percent(0.352, signed=True)
+        ('41.9%', '+35.2%')
+    """
+    if rate is None or not math.isfinite(rate):
+        return UNKNOWN
+    return number(100.0 * rate, decimals=decimals, signed=signed) + "%"
+
+
+def rate_and_interval(rate: float, low: float, high: float) -> tuple[str, str]:
+    """A signed fraction and its interval as percentages, the width to two significant digits.
+
+    Example:
+        >>> rate_and_interval(0.4981, 0.4611, 0.5351)
+        ('+49.8%', '+46.1% to +53.5%')
+    """
+    decimals = _decimals(100.0 * (high - low))
+    value, start, end = (percent(r, decimals=decimals, signed=True) for r in (rate, low, high))
+    return value, f"{start} to {end}"
+
+
+def number_and_interval(value: float, low: float, high: float) -> tuple[str, str]:
+    """A signed number and its interval, the width to two significant digits.
+
+    Example:
+        >>> number_and_interval(1.2345, 1.1502, 1.3111)
+        ('+1.23', '+1.15 to +1.31')
+    """
+    decimals = _decimals(high - low)
+    text, start, end = (number(v, decimals=decimals, signed=True) for v in (value, low, high))
+    return text, f"{start} to {end}"
+
+
+def elo_and_interval(elo: float, low: float | None, high: float | None) -> tuple[str, str]:
+    """A rating and its interval in whole Elo points; an empty string where there is none.
+
+    Example:
+        >>> elo_and_interval(1272.0, 1268.4, 1275.1), elo_and_interval(1216.0, None, None)
+        (('1272', '1268 to 1275'), ('1216', ''))
+    """
+    return f"{elo:.0f}", "" if low is None or high is None else f"{low:.0f} to {high:.0f}"
+
+
+def count(n: int, noun: str) -> str:
+    """A number of things, in words.
+
+    Example:
+        >>> count(1, "policy"), count(20, "policy"), count(1610, "pair")
+        ('1 policy', '20 policies', '1,610 pairs')
+    """
+    many = f"{noun[:-1]}ies" if noun.endswith("cy") else f"{noun}s"
+    return f"{n:,} {noun if n == 1 else many}"
+
+
+def sample_size(audit: Audit) -> str:
+    """How many policies and prompts an audit rests on.
+
+    Example:
+        >>> from charm_rm.audit import Audit
+        >>> fixed = ("rm", "board", "2025-03-03", "sigmoid", 1.0, 1000, 0)
+        >>> sample_size(Audit("gpt-4o-mini", *fixed, (), 0.0, 0.0, None, ()))
+        '0 policies, 0 prompts'
+    """
+    shared = [p.n_prompts for p in audit.policies if p.policy != audit.reference] or [0]
+    prompts = count(max(shared), "prompt")
+    if min(shared) < max(shared):
+        prompts = f"{min(shared):,} to {prompts}"
+    return f"{count(len(audit.policies), 'policy')}, {prompts}"
+
+
+def _decimals(width: float) -> int:
+    """Decimals that show two significant digits of a width; 1 where there is no width."""
+    if not math.isfinite(width) or width <= 0.0:
+        return 1
+    return min(6, max(0, 1 - math.floor(math.log10(width))))
