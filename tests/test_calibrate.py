@@ -9,10 +9,11 @@ import pytest
 from builders import MINI, SIMPO, make_scores
 from scipy.stats import norm
 
-from charm_rm.calibrate import Calibration, apply_offsets, calibrate_pair, read_offsets
+from charm_rm.calibrate import calibrate_pair
 from charm_rm.core.elo import expected_win_rate
 from charm_rm.core.offsets import solve_offset
 from charm_rm.data.arena import read_elo
+from charm_rm.data.offsets import Calibration, apply_offsets, read_offsets
 from charm_rm.data.tables import DataError, write_json
 
 ELO = read_elo("table7")

@@ -4,8 +4,9 @@ import polars as pl
 import pytest
 from builders import MINI, SIMPO, make_responses, make_scores
 
-from charm_rm.calibrate import Calibration, calibrate_pair
+from charm_rm.calibrate import calibrate_pair
 from charm_rm.data.arena import read_elo
+from charm_rm.data.offsets import Calibration
 from charm_rm.data.tables import DataError
 from charm_rm.pairs import build_pairs
 

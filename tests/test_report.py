@@ -17,8 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charm_rm.audit import Audit, audit_scores
-from charm_rm.calibrate import Calibration, apply_offsets, calibrate_pair
+from charm_rm.calibrate import calibrate_pair
 from charm_rm.data.arena import EloTable, read_elo
+from charm_rm.data.offsets import Calibration, apply_offsets
 from charm_rm.data.tables import DataError
 from charm_rm.pairs import PreferencePairs, build_pairs
 from charm_rm.report.charts import draw_figures, elo_scatter, save_figures

@@ -17,8 +17,9 @@ import pytest
 from builders import MINI, SIMPO, make_scores
 
 from charm_rm.audit import audit_scores
-from charm_rm.calibrate import apply_offsets, calibrate_pair
+from charm_rm.calibrate import calibrate_pair
 from charm_rm.data.arena import read_elo
+from charm_rm.data.offsets import apply_offsets
 from charm_rm.pairs import build_pairs
 from charm_rm.report.page import render_page
 

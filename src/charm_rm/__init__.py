@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from charm_rm.audit import audit_scores
-    from charm_rm.calibrate import apply_offsets, calibrate_pair
+    from charm_rm.calibrate import calibrate_pair
     from charm_rm.core.elo import expected_win_rate
     from charm_rm.core.mismatch import mismatch_degree, signed_mismatch
     from charm_rm.core.offsets import solve_hard_offset, solve_offset
     from charm_rm.core.win_rates import hard_win_rate, sigmoid_win_rate
     from charm_rm.data.arena import read_elo
+    from charm_rm.data.offsets import apply_offsets
     from charm_rm.data.responses import read_responses
     from charm_rm.data.scores import read_scores
     from charm_rm.pairs import build_pairs
@@ -44,7 +45,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "apply_offsets": "charm_rm.calibrate",
+    "apply_offsets": "charm_rm.data.offsets",
     "audit_scores": "charm_rm.audit",
     "build_pairs": "charm_rm.pairs",
     "calibrate_pair": "charm_rm.calibrate",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from charm_rm.calibrate import Calibration, apply_offsets
+from charm_rm.data.offsets import Calibration, apply_offsets
 from charm_rm.data.tables import DataError, not_found
 
 KEY = ["prompt_id", "sample"]
@@ -61,7 +61,7 @@ def build_pairs(
             prompt, or a scored response is not among the responses.
 
     Example:
-        >>> from charm_rm.calibrate import Offset
+        >>> from charm_rm.data.offsets import Offset
         >>> rows = {
         ...     "prompt_id": ["p", "p"],
         ...     "policy": ["a", "b"],

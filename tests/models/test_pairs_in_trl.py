@@ -8,7 +8,8 @@ import pytest
 import torch
 from builders import MINI, SIMPO, make_responses, make_scores
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
-from trl import RewardConfig, RewardTrainer
+from trl.trainer.reward_config import RewardConfig
+from trl.trainer.reward_trainer import RewardTrainer
 
 from charm_rm.calibrate import calibrate_pair
 from charm_rm.data.arena import read_elo

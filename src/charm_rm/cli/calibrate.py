@@ -18,7 +18,7 @@ from charm_rm.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from charm_rm.calibrate import Calibration
+    from charm_rm.data.offsets import Calibration
 
 
 def calibrate(

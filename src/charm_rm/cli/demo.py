@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from charm_rm.audit import Audit
-    from charm_rm.calibrate import Calibration
+    from charm_rm.data.offsets import Calibration
     from charm_rm.pairs import PreferencePairs
 
 REFERENCE = "gpt-4o-mini-2024-07-18"  # the paper's trusted opponent
@@ -53,8 +53,9 @@ def demo(
     Example: charm demo --out charm-demo
     """
     from charm_rm.audit import audit_scores
-    from charm_rm.calibrate import apply_offsets, calibrate_pair
+    from charm_rm.calibrate import calibrate_pair
     from charm_rm.data.arena import read_elo
+    from charm_rm.data.offsets import apply_offsets
     from charm_rm.data.responses import read_responses
     from charm_rm.pairs import build_pairs
 

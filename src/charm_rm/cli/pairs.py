@@ -43,7 +43,7 @@ def pairs(
     Example: charm pairs scores.parquet --offsets offsets.json --responses responses.parquet
     --out pairs.parquet
     """
-    from charm_rm.calibrate import read_offsets
+    from charm_rm.data.offsets import read_offsets
     from charm_rm.data.preferences import write_preferences
     from charm_rm.data.responses import read_responses
     from charm_rm.data.scores import read_scores

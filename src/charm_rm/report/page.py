@@ -24,7 +24,7 @@ from charm_rm.report.theme import OVER, UNCLEAR, UNDER, theme, verdict
 
 if TYPE_CHECKING:
     from charm_rm.audit import Audit
-    from charm_rm.calibrate import Calibration
+    from charm_rm.data.offsets import Calibration
     from charm_rm.pairs import PreferencePairs
 
 PHONE = 300  # plot width of the figures on a phone, in pixels

@@ -1,0 +1,146 @@
+"""Offsets: what calibration found, the file that keeps it, and its effect on scores."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from charm_rm.core.win_rates import WinRateKind
+from charm_rm.data.tables import DataError
+
+
+@dataclass(frozen=True)
+class Offset:
+    """The offset of one policy against the reference, and what it does.
+
+    Attributes:
+        policy: Whose scores it moves.
+        category: The prompts it holds for; None for all.
+        offset: Score points to add to the policy's scores.
+        offset_low: Lower end of its 95% interval.
+        offset_high: Upper end.
+        n_prompts: Prompts it was solved on.
+        expected_win_rate: The target, from Elo (Eq. 2).
+        win_rate_before: Sigmoid win rate without the offset (Eq. 3).
+        win_rate_after: Sigmoid win rate with it.
+        hard_win_rate_before: Share of prompts won without it, ties half.
+        hard_win_rate_after: Share of prompts won with it.
+        mismatch_before: Signed mismatch (Eq. 5) of the win rate that was calibrated, without it.
+        mismatch_before_low: Lower end of its 95% interval.
+        mismatch_before_high: Upper end.
+        mismatch_after: Signed mismatch of the same win rate, with it.
+    """
+
+    policy: str
+    category: str | None
+    offset: float
+    offset_low: float
+    offset_high: float
+    n_prompts: int
+    expected_win_rate: float
+    win_rate_before: float
+    win_rate_after: float
+    hard_win_rate_before: float
+    hard_win_rate_after: float
+    mismatch_before: float
+    mismatch_before_low: float
+    mismatch_before_high: float
+    mismatch_after: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The content of an offsets file: what `charm_rm.calibrate` found, and with which settings.
+
+    Attributes:
+        reward_model: Whose scores were calibrated.
+        elo: Board and date of the ratings.
+        reference: The policy that stays where it is.
+        win_rate: Kind of win rate that meets the target.
+        temperature: Score points per unit of log-odds.
+        offsets: One entry per policy (and category).
+        warnings: Sentences for the user.
+        made_by: Version, command, seed and input digests.
+    """
+
+    reward_model: str
+    elo: Mapping[str, str]
+    reference: str
+    win_rate: WinRateKind
+    temperature: float
+    offsets: tuple[Offset, ...]
+    warnings: tuple[str, ...]
+    made_by: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """The calibration as the document of an offsets file."""
+        return asdict(self)
+
+
+def apply_offsets(scores: pl.DataFrame, calibration: Calibration) -> pl.DataFrame:
+    """Scores with a column ``calibrated_score``: the offset added for the policies that have one.
+
+    Args:
+        scores: As `charm_rm.data.scores.read_scores` returns them.
+        calibration: From `charm_rm.calibrate`, or `read_offsets`.
+
+    Returns:
+        The scores and ``calibrated_score`` in score points; policies without an offset keep
+        their scores.
+
+    Raises:
+        DataError: If the scores are of another reward model than the offsets.
+
+    Example:
+        >>> rows = {"policy": ["a", "b"], "score": [1.0, 2.0], "reward_model": ["rm", "rm"]}
+        >>> none = Calibration("rm", {}, "b", "sigmoid", 1.0, (), (), {})
+        >>> apply_offsets(pl.DataFrame(rows), none)["calibrated_score"].to_list()
+        [1.0, 2.0]
+    """
+    models = scores["reward_model"].unique().to_list()
+    if models != [calibration.reward_model]:
+        raise DataError(
+            f"scores of {', '.join(models)!r}, offsets of {calibration.reward_model!r}; "
+            "an offset holds for the reward model that it was solved for"
+        )
+    by_policy = {entry.policy: entry.offset for entry in calibration.offsets}
+    offset = pl.col("policy").replace_strict(by_policy, default=0.0, return_dtype=pl.Float64)
+    return scores.with_columns((pl.col("score") + offset).alias("calibrated_score"))
+
+
+def read_offsets(path: str | Path) -> Calibration:
+    """An offsets file as `Calibration.to_json` gives it.
+
+    Args:
+        path: The JSON file that ``charm calibrate`` wrote.
+
+    Returns:
+        The calibration.
+
+    Raises:
+        DataError: If the file is missing, not JSON, or not an offsets file.
+
+    Example:
+        >>> read_offsets("no-such.json")
+        Traceback (most recent call last):
+        charm_rm.data.tables.DataError: no-such.json: no such file; check the path
+    """
+    if not Path(path).is_file():
+        raise DataError(f"{path}: no such file; check the path")
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+        known = {field.name for field in fields(Calibration)} - {"offsets"}
+        return Calibration(
+            **{name: document[name] for name in known if name not in ("warnings", "made_by")},
+            offsets=tuple(Offset(**entry) for entry in document["offsets"]),
+            warnings=tuple(document.get("warnings", ())),
+            made_by=document.get("made_by", {}),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise DataError(
+            f"{path}: not an offsets file ({reason}); write one with charm calibrate"
+        ) from error
