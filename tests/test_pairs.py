@@ -1,5 +1,8 @@
 """Preference pairs: which side is chosen, what is flipped, what is dropped."""
 
+from dataclasses import replace
+from itertools import combinations
+
 import polars as pl
 import pytest
 from builders import MINI, SIMPO, make_responses, make_scores
@@ -114,3 +117,106 @@ def test_scores_without_one_of_the_two_policies_are_refused(
     apart = scores.filter((pl.col("policy") == SIMPO) == (pl.col("prompt_id") < "p050"))
     with pytest.raises(DataError, match="share no prompt"):
         build_pairs(apart, calibration)
+
+
+@pytest.fixture(scope="module")
+def four(scores: pl.DataFrame) -> Calibration:
+    entry = calibrate_pair(
+        scores, read_elo("table7"), over_valued=SIMPO, reference=MINI, n_resamples=10
+    )
+    offsets = [
+        replace(entry.offsets[0], policy=name, offset=value) for name, value in OFFSETS.items()
+    ]
+    return replace(entry, offsets=tuple(offsets))
+
+
+OFFSETS = {SIMPO: -3.0, "gpt4_0613": 0.5, "vicuna-7b": 0.25}
+
+
+def calibrated_rows(scores: pl.DataFrame) -> dict[str, dict[str, tuple[float, float]]]:
+    """Raw and calibrated score by prompt and policy."""
+    rows: dict[str, dict[str, tuple[float, float]]] = {}
+    for row in scores.iter_rows(named=True):
+        moved = row["score"] + OFFSETS.get(row["policy"], 0.0)
+        rows.setdefault(row["prompt_id"], {})[row["policy"]] = (row["score"], moved)
+    return rows
+
+
+def test_of_many_candidates_the_best_meets_the_worst(
+    scores: pl.DataFrame, four: Calibration
+) -> None:
+    pairs = build_pairs(scores, four)
+    rows = calibrated_rows(scores)
+    assert len(pairs.frame) == 100
+    for pair in pairs.frame.iter_rows(named=True):
+        ranked = sorted(rows[pair["prompt_id"]].items(), key=lambda item: -item[1][1])
+        assert (pair["chosen_policy"], pair["rejected_policy"]) == (ranked[0][0], ranked[-1][0])
+        assert pair["flipped"] == (ranked[0][1][0] < ranked[-1][1][0])
+
+
+def test_all_pairs_are_every_two_candidates_of_a_prompt(
+    scores: pl.DataFrame, four: Calibration
+) -> None:
+    pairs = build_pairs(scores, four, select="all")
+    assert len(pairs.frame) == 100 * 6
+    assert (pairs.frame["margin"] > 0).all()
+    rows = calibrated_rows(scores)
+    flips = dict.fromkeys([*OFFSETS, MINI], 0)
+    for of_prompt in rows.values():
+        for one, other in combinations(sorted(of_prompt), 2):
+            raw = of_prompt[one][0] - of_prompt[other][0]
+            moved = of_prompt[one][1] - of_prompt[other][1]
+            if raw * moved < 0:
+                flips[one] += 1
+                flips[other] += 1
+    assert pairs.flips == flips
+    assert pairs.n_flipped == sum(flips.values()) // 2
+
+
+def test_a_margin_band_and_a_cap_keep_the_largest_margins_inside(
+    scores: pl.DataFrame, four: Calibration
+) -> None:
+    whole = build_pairs(scores, four, select="all").frame
+    inside = whole.filter(pl.col("margin").is_between(0.5, 2.0))
+    banded = build_pairs(scores, four, select="all", min_margin=0.5, max_margin=2.0)
+    assert banded.frame.equals(inside)
+    assert banded.n_outside == len(whole) - len(inside)
+    capped = build_pairs(scores, four, select="all", min_margin=0.5, max_margin=2.0, per_prompt=2)
+    largest = inside.group_by("prompt_id", maintain_order=True).head(2)
+    assert capped.frame.equals(largest)
+    assert capped.n_capped == len(inside) - len(largest)
+
+
+def test_offsets_by_category_move_each_category_by_its_own(
+    scores: pl.DataFrame, calibration: Calibration
+) -> None:
+    labelled = scores.with_columns(
+        category=pl.when(pl.col("prompt_id") < "p050")
+        .then(pl.lit("math"))
+        .otherwise(pl.lit("code"))
+    )
+    entry = calibration.offsets[0]
+    both = replace(
+        calibration,
+        offsets=(
+            replace(entry, category="math", offset=-100.0),
+            replace(entry, category="code", offset=100.0),
+        ),
+    )
+    frame = build_pairs(labelled, both).frame
+    chosen = dict(frame.select("category", "chosen_policy").unique().iter_rows())
+    assert chosen == {"math": MINI, "code": SIMPO}
+    with pytest.raises(DataError, match="no column 'category'"):
+        build_pairs(scores, both)
+    other = labelled.with_columns(pl.col("category").replace("code", "poetry"))
+    with pytest.raises(DataError, match=r"category 'poetry' of .* has no offset"):
+        build_pairs(other, both)
+
+
+def test_a_selection_that_leaves_nothing_or_is_unknown_is_refused(
+    scores: pl.DataFrame, calibration: Calibration
+) -> None:
+    with pytest.raises(ValueError, match="give 1 or more"):
+        build_pairs(scores, calibration, per_prompt=0)
+    with pytest.raises(ValueError, match=r"'best-worst' or 'all', got 'worst'"):
+        build_pairs(scores, calibration, select="worst")  # type: ignore[arg-type]

@@ -1,10 +1,12 @@
 """Calibrated preference data: on each prompt, which response the offset scores prefer.
 
-The chosen response is the one with the higher score after the offset (paper, section 4.2). An exact
-tie gives no pair: a pair whose chosen equals its rejected teaches nothing.
+The candidates are the policies that have an offset, and the reference. Of two, the chosen response
+is the one with the higher score after the offset (paper, section 4.2); of more, the best is set
+against the worst (A.6), or every two. An exact tie gives no pair: it teaches nothing.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import polars as pl
 
@@ -12,28 +14,35 @@ from charm_rm.data.offsets import Calibration, apply_offsets
 from charm_rm.data.tables import DataError, not_found
 
 KEY = ["prompt_id", "sample"]
+Selection = Literal["best-worst", "all"]
 
 
 @dataclass(frozen=True)
 class PreferencePairs:
-    """Preference pairs of two policies, and what became of the prompts.
+    """Preference pairs, and what became of the prompts.
 
     Attributes:
         frame: ``prompt_id, sample``, with texts ``prompt, chosen, rejected`` (message lists),
             ``chosen_policy, rejected_policy, chosen_score, rejected_score`` (calibrated, score
             points), ``margin`` (their difference, above 0), ``flipped, category``.
-        n_shared: Prompts (and samples) that both policies have scores for.
-        n_ties: Of these, dropped because the calibrated scores are equal.
-        n_equal_texts: Dropped because both responses are the same text.
+        n_shared: Prompts (and samples) that at least two candidates have scores for.
+        n_ties: Pairs dropped because the calibrated scores are equal.
+        n_outside: Pairs dropped because their margin lies outside the wanted band.
+        n_capped: Pairs dropped because their prompt has enough.
+        n_equal_texts: Pairs dropped because both responses are the same text.
         n_flipped: Pairs in which the offset changed which response is chosen.
-        chosen_share: Share of the pairs in which each policy is chosen.
+        flips: Of these, how many each policy has a part in.
+        chosen_share: Share of its pairs in which each policy is chosen; 0 where it has none.
     """
 
     frame: pl.DataFrame
     n_shared: int
     n_ties: int
+    n_outside: int
+    n_capped: int
     n_equal_texts: int
     n_flipped: int
+    flips: dict[str, int]
     chosen_share: dict[str, float]
 
 
@@ -43,22 +52,32 @@ def build_pairs(
     *,
     responses: pl.DataFrame | None = None,
     uncalibrated: bool = False,
+    select: Selection = "best-worst",
+    min_margin: float = 0.0,
+    max_margin: float = float("inf"),
+    per_prompt: int | None = None,
 ) -> PreferencePairs:
-    """Preference pairs from calibrated scores: the higher of ``s^O + offset`` and ``s^R``.
+    """Preference pairs from calibrated scores; with two candidates, the higher of the two.
 
     Args:
         scores: As `charm_rm.data.scores.read_scores` returns them.
-        calibration: The offset of one policy against the reference.
+        calibration: The offsets; their policies and the reference are the candidates.
         responses: As `charm_rm.data.responses.read_responses` returns them; without them the pairs
             have ids and policies, but no texts.
-        uncalibrated: Leave the offset out: the twin that shows what the offset changes.
+        uncalibrated: Leave the offsets out: the twin that shows what they change.
+        select: ``"best-worst"``: the highest against the lowest score of each prompt;
+            ``"all"``: every two candidates.
+        min_margin: Smallest margin of a pair in score points, itself included.
+        max_margin: Largest margin of a pair, itself included.
+        per_prompt: Most pairs of one prompt and sample, those of the largest margin first.
 
     Returns:
-        The pairs, sorted by prompt_id, and their counts.
+        The pairs, sorted by prompt, sample and margin, and their counts.
 
     Raises:
-        DataError: If the scores lack a policy, are of another reward model, the policies share no
-            prompt, or a scored response is not among the responses.
+        DataError: If the scores lack a candidate, are of another reward model, the candidates share
+            no prompt, or a scored response is not among the responses.
+        ValueError: If ``select`` is unknown, or ``per_prompt`` is not positive.
 
     Example:
         >>> from charm_rm.data.offsets import Offset
@@ -75,74 +94,90 @@ def build_pairs(
         >>> pairs.frame.select("chosen_policy", "margin", "flipped").row(0)
         ('b', 0.5, True)
     """
-    policies = [calibration.offsets[0].policy, calibration.reference]
-    wide = _side_by_side(apply_offsets(scores, calibration), policies)
-    used = "score" if uncalibrated else "calibrated_score"
-    decided = wide.filter(pl.col(f"{used}_0") != pl.col(f"{used}_1"))
-    first = pl.col(f"{used}_0") > pl.col(f"{used}_1")
-    high, low = (
-        pl.max_horizontal(f"{used}_0", f"{used}_1"),
-        pl.min_horizontal(f"{used}_0", f"{used}_1"),
-    )
-    raw_first = pl.col("score_0") > pl.col("score_1")
-    raw_tie = pl.col("score_0") == pl.col("score_1")
-    frame = decided.select(
-        *KEY,
-        pl.when(first)
-        .then(pl.lit(policies[0]))
-        .otherwise(pl.lit(policies[1]))
-        .alias("chosen_policy"),
-        pl.when(first)
-        .then(pl.lit(policies[1]))
-        .otherwise(pl.lit(policies[0]))
-        .alias("rejected_policy"),
-        high.alias("chosen_score"),
-        low.alias("rejected_score"),
-        (high - low).alias("margin"),
-        ((raw_first != first) & ~raw_tie).alias("flipped"),
-        *(["category"] if "category" in decided.columns else []),
-    )
-    n_equal = 0
+    if per_prompt is not None and per_prompt < 1:
+        raise ValueError(f"at most {per_prompt} pairs per prompt leaves none; give 1 or more")
+    if select not in ("best-worst", "all"):
+        raise ValueError(f"select must be 'best-worst' or 'all', got {select!r}")
+    candidates = _candidates(scores, calibration, uncalibrated=uncalibrated)
+    paired = _best_worst(candidates) if select == "best-worst" else _all_pairs(candidates)
+    decided = paired.filter(pl.col("margin") > 0.0)
+    inside = decided.filter(pl.col("margin").is_between(min_margin, max_margin))
+    capped = inside.sort(*KEY, "margin", descending=[False, False, True], maintain_order=True)
+    if per_prompt is not None:
+        capped = capped.group_by(KEY, maintain_order=True).head(per_prompt)
+    frame = capped
     if responses is not None:
-        with_texts = _add_texts(frame, responses)
+        with_texts = _add_texts(capped, responses)
         frame = with_texts.filter(pl.col("chosen") != pl.col("rejected"))
-        n_equal = len(with_texts) - len(frame)
-    frame = frame.sort(KEY)
+    flipped = frame.filter("flipped")
+    policies = candidates["policy"].unique().sort().to_list()
     return PreferencePairs(
         frame=frame,
-        n_shared=len(wide),
-        n_ties=len(wide) - len(decided),
-        n_equal_texts=n_equal,
-        n_flipped=int(frame["flipped"].sum()),
+        n_shared=candidates.select(KEY).n_unique(),
+        n_ties=len(paired) - len(decided),
+        n_outside=len(decided) - len(inside),
+        n_capped=len(inside) - len(capped),
+        n_equal_texts=len(capped) - len(frame),
+        n_flipped=len(flipped),
+        flips={name: _n_with(flipped, name) for name in policies},
         chosen_share={
-            policy: float((frame["chosen_policy"] == policy).mean() or 0.0)  # type: ignore[arg-type]
-            for policy in policies
+            name: int((frame["chosen_policy"] == name).sum()) / max(1, _n_with(frame, name))
+            for name in policies
         },
     )
 
 
-def _side_by_side(scores: pl.DataFrame, policies: list[str]) -> pl.DataFrame:
-    """One row per prompt that both policies have, columns ending in _0 and _1."""
+def _n_with(frame: pl.DataFrame, policy: str) -> int:
+    return int(((frame["chosen_policy"] == policy) | (frame["rejected_policy"] == policy)).sum())
+
+
+def _candidates(
+    scores: pl.DataFrame, calibration: Calibration, *, uncalibrated: bool
+) -> pl.DataFrame:
+    """Rows of the candidates on prompts that at least two of them have; ``used`` decides."""
+    policies = {*(entry.policy for entry in calibration.offsets), calibration.reference}
     known = scores["policy"].unique().sort().to_list()
-    for policy in policies:
+    for policy in sorted(policies):
         if policy not in known:
             raise not_found("policy", policy, known, where="scores")
-    sides = [
-        scores.filter(pl.col("policy") == policy).select(
-            *KEY,
-            pl.col("score").alias(f"score_{at}"),
-            pl.col("calibrated_score").alias(f"calibrated_score_{at}"),
-            *(["category"] if at == 0 and "category" in scores.columns else []),
-        )
-        for at, policy in enumerate(policies)
-    ]
-    wide = sides[0].join(sides[1], on=KEY, how="inner")
-    if wide.is_empty():
+    rows = apply_offsets(scores.filter(pl.col("policy").is_in(policies)), calibration)
+    shared = rows.filter(pl.len().over(KEY) > 1)
+    if shared.is_empty():
         raise DataError(
-            f"scores: {policies[0]!r} and {policies[1]!r} share no prompt; "
-            "score responses of both to the same prompts"
+            f"scores: {', '.join(repr(policy) for policy in sorted(policies))} share no prompt; "
+            "score responses of all to the same prompts"
         )
-    return wide
+    used = "score" if uncalibrated else "calibrated_score"
+    category = ["category"] if "category" in rows.columns else []
+    return shared.select(*KEY, "policy", "score", pl.col(used).alias("used"), *category)
+
+
+def _best_worst(candidates: pl.DataFrame) -> pl.DataFrame:
+    """Highest against lowest of each prompt; of equals, the first by name."""
+    ranked = candidates.sort(*KEY, "used", "policy", descending=[False, False, True, False])
+    groups = ranked.group_by(KEY, maintain_order=True)
+    return _columns(groups.first().join(groups.last(), on=KEY, suffix="_rejected"))
+
+
+def _all_pairs(candidates: pl.DataFrame) -> pl.DataFrame:
+    """Every two candidates of each prompt, the higher one first."""
+    wanted = (pl.col("used") > pl.col("used_rejected")) | (
+        (pl.col("used") == pl.col("used_rejected")) & (pl.col("policy") < pl.col("policy_rejected"))
+    )
+    return _columns(candidates.join(candidates, on=KEY, suffix="_rejected").filter(wanted))
+
+
+def _columns(joined: pl.DataFrame) -> pl.DataFrame:
+    return joined.select(
+        *KEY,
+        pl.col("policy").alias("chosen_policy"),
+        pl.col("policy_rejected").alias("rejected_policy"),
+        pl.col("used").alias("chosen_score"),
+        pl.col("used_rejected").alias("rejected_score"),
+        (pl.col("used") - pl.col("used_rejected")).alias("margin"),
+        (pl.col("score") < pl.col("score_rejected")).alias("flipped"),
+        *(["category"] if "category" in joined.columns else []),
+    )
 
 
 def _add_texts(frame: pl.DataFrame, responses: pl.DataFrame) -> pl.DataFrame:

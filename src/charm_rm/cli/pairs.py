@@ -1,5 +1,6 @@
 """``charm pairs``: calibrated preference data, ready for TRL."""
 
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,6 +10,13 @@ from charm_rm.cli.options import Force, Json, Scores
 
 if TYPE_CHECKING:
     from charm_rm.pairs import PreferencePairs
+
+
+class Select(StrEnum):
+    """Which candidates of a prompt become a pair."""
+
+    BEST_WORST = "best-worst"
+    ALL = "all"
 
 
 def pairs(
@@ -35,6 +43,23 @@ def pairs(
         bool,
         typer.Option("--uncalibrated", help="Leave the offset out: the twin to compare with."),
     ] = False,
+    select: Annotated[
+        Select,
+        typer.Option(help="Of more than two candidates: best against worst, or every two."),
+    ] = Select.BEST_WORST,
+    min_margin: Annotated[
+        float, typer.Option(metavar="POINTS", min=0.0, help="Smallest margin of a pair.")
+    ] = 0.0,
+    max_margin: Annotated[
+        float | None,
+        typer.Option(metavar="POINTS", help="Largest margin of a pair.", show_default="no limit"),
+    ] = None,
+    per_prompt: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Most pairs of a prompt, widest first.", show_default="all"
+        ),
+    ] = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -56,6 +81,10 @@ def pairs(
         read_offsets(offsets),
         responses=read_responses(responses) if responses else None,
         uncalibrated=uncalibrated,
+        select=select.value,
+        min_margin=min_margin,
+        max_margin=float("inf") if max_margin is None else max_margin,
+        per_prompt=per_prompt,
     )
     write_preferences(result.frame, out, force=force)
     if json:
@@ -71,8 +100,11 @@ def pairs_summary(result: "PreferencePairs") -> dict[str, object]:
         "n_pairs": len(result.frame),
         "n_shared": result.n_shared,
         "n_ties": result.n_ties,
+        "n_outside": result.n_outside,
+        "n_capped": result.n_capped,
         "n_equal_texts": result.n_equal_texts,
         "n_flipped": result.n_flipped,
+        "flips": result.flips,
         "chosen_share": result.chosen_share,
     }
 
@@ -80,7 +112,14 @@ def pairs_summary(result: "PreferencePairs") -> dict[str, object]:
 def say_pairs(result: "PreferencePairs") -> None:
     """Counts of the pairs, for people."""
     shares = ", ".join(f"{policy} {share:.3f}" for policy, share in result.chosen_share.items())
-    dropped = f"{result.n_ties} exact ties and {result.n_equal_texts} equal texts dropped"
+    counts = {
+        "exact ties": result.n_ties,
+        "outside the margins": result.n_outside,
+        "over the cap": result.n_capped,
+        "equal texts": result.n_equal_texts,
+    }
+    shown = [f"{n} {name}" for name, n in counts.items() if n or name == "exact ties"]
+    dropped = f"dropped: {', '.join(shown)}"
     say(
         f"{len(result.frame)} pairs from {result.n_shared} shared prompts ({dropped}), "
         f"{result.n_flipped} flipped by the offset; chosen: {shares}"

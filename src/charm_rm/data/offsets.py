@@ -106,9 +106,33 @@ def apply_offsets(scores: pl.DataFrame, calibration: Calibration) -> pl.DataFram
             f"scores of {', '.join(models)!r}, offsets of {calibration.reward_model!r}; "
             "an offset holds for the reward model that it was solved for"
         )
-    by_policy = {entry.policy: entry.offset for entry in calibration.offsets}
-    offset = pl.col("policy").replace_strict(by_policy, default=0.0, return_dtype=pl.Float64)
-    return scores.with_columns((pl.col("score") + offset).alias("calibrated_score"))
+    by_category = any(entry.category is not None for entry in calibration.offsets)
+    key = ["policy", "category"] if by_category else ["policy"]
+    if by_category:
+        _require_categories(scores, calibration)
+    known = pl.DataFrame(
+        [(entry.policy, entry.category, entry.offset) for entry in calibration.offsets],
+        schema={"policy": pl.String, "category": pl.String, "_offset": pl.Float64},
+        orient="row",
+    ).select(*key, "_offset")
+    moved = scores.join(known, on=key, how="left", maintain_order="left")
+    calibrated = pl.col("score") + pl.col("_offset").fill_null(0.0)
+    return moved.with_columns(calibrated.alias("calibrated_score")).drop("_offset")
+
+
+def _require_categories(scores: pl.DataFrame, calibration: Calibration) -> None:
+    """Every score of a policy with offsets by category falls under one of them."""
+    if "category" not in scores.columns:
+        raise DataError("scores: no column 'category', which these offsets need; charm categorize")
+    known = {(entry.policy, entry.category) for entry in calibration.offsets}
+    policies = {policy for policy, _ in known}
+    pairs = scores.select("policy", "category").unique().sort("policy", "category").rows()
+    for policy, category in pairs:
+        if policy in policies and (policy, category) not in known:
+            raise DataError(
+                f"scores: category {category!r} of {policy!r} has no offset; "
+                "calibrate on scores that have it, or drop those rows"
+            )
 
 
 def read_offsets(path: str | Path) -> Calibration:
