@@ -45,7 +45,7 @@ bench: .venv/.full
 
 clean:
 	rm -rf .venv .venv-core charm-demo .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
-	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	find src tests benchmarks examples recipes -name __pycache__ -prune -exec rm -rf {} +
 
 define make_environment
 @command -v $(PYTHON) >/dev/null || { echo 'error: $(PYTHON) not found' >&2; exit 1; }

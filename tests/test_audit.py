@@ -169,6 +169,7 @@ def test_the_audit_of_real_judge_labels_finds_the_policies_in_elo_order(shared: 
     ).filter(pl.col("policy").is_in(ELO.models))
     audit = audit_scores(scores, ELO, reference="gpt4_1106_preview")
     assert len(audit.policies) == 6
+    assert audit.spearman is not None
     assert audit.spearman > 0.7
     assert all(entry.n_prompts >= 800 for entry in audit.policies)
 

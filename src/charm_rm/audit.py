@@ -7,7 +7,7 @@ bootstrap over prompts, with the ratings drawn from their own intervals, gives i
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -89,7 +89,8 @@ class Audit:
         seed: Of the bootstrap.
         policies: One entry per policy, by mean score, highest first; the reference is among
             them, with win rates of 0.5.
-        pearson: Correlation of mean score and Elo over the policies.
+        pearson: Correlation of mean score and Elo over the policies; None where all scores or
+            all ratings are equal.
         spearman: The same of their ranks.
         suggested_pair: None where no policy lies above its expected win rate.
         warnings: Sentences for the user.
@@ -104,8 +105,8 @@ class Audit:
     n_resamples: int
     seed: int
     policies: tuple[PolicyAudit, ...]
-    pearson: float
-    spearman: float
+    pearson: float | None
+    spearman: float | None
     suggested_pair: SuggestedPair | None
     warnings: tuple[str, ...]
 
@@ -330,9 +331,9 @@ def _warnings(policies: Sequence[PolicyAudit]) -> tuple[str, ...]:
     )
 
 
-def _correlation(means: pl.DataFrame, method: Any) -> float:
+def _correlation(means: pl.DataFrame, method: Literal["pearson", "spearman"]) -> float | None:
     value = means.select(pl.corr("score", "elo", method=method)).item()
-    return float(value) if value is not None and np.isfinite(value) else 0.0
+    return _known(np.nan if value is None else value)
 
 
 def _known(value: float) -> float | None:

@@ -95,3 +95,10 @@ def test_a_policy_without_scores_lists_the_nearest() -> None:
         score_matrix(pl.DataFrame(rows), ["vicuna-7B"])
     with pytest.raises(DataError, match="no policy 'vicuna'"):
         score_matrix(pl.DataFrame(rows)).column("vicuna")
+
+
+def test_a_policy_may_be_called_like_one_of_our_columns() -> None:
+    names = ("prompt_id", "sample", "row")
+    rows = [("p", name, 0, float(at)) for at, name in enumerate(names)]
+    frame = pl.DataFrame(rows, schema=["prompt_id", "policy", "sample", "score"], orient="row")
+    assert score_matrix(frame, names).values.tolist() == [[0.0, 1.0, 2.0]]

@@ -78,11 +78,11 @@ def print_audit(result: "Audit") -> None:
         box=None,
         pad_edge=False,
     )
-    table.add_column("policy", no_wrap=True)
+    table.add_column("policy", overflow="fold")
     names = ("Elo", "score", "expected", "sigmoid", "hard", "mismatch", "95% interval")
     for name in names:
-        table.add_column(name, justify="right")
-    table.add_column("")
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
     for entry in result.policies:
         table.add_row(*_audit_row(entry, is_reference=entry.policy == result.reference))
     console = page()
@@ -90,7 +90,7 @@ def print_audit(result: "Audit") -> None:
     kind = result.win_rate_kind
     console.print(
         f"\nMean score and Elo over {len(result.policies)} policies: "
-        f"Pearson {result.pearson:.2f}, Spearman {result.spearman:.2f}. "
+        f"Pearson {_two_digits(result.pearson)}, Spearman {_two_digits(result.spearman)}. "
         f"Mismatch from the {kind} win rate, signed (Eq. 5)."
     )
     if result.suggested_pair is None:
@@ -101,6 +101,10 @@ def print_audit(result: "Audit") -> None:
             f"Most worth calibrating: {pair.over_valued} against {pair.reference} "
             f"(Mismatch Degree {pair.mismatch_degree:.3f})."
         )
+
+
+def _two_digits(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.2f}"
 
 
 def _audit_row(entry: "PolicyAudit", *, is_reference: bool) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:
     from rich.console import Console
 
-CHUNK = 1 << 20
+PIPE_WIDTH = 140
 
 
 class MissingExtraError(Exception):
@@ -29,10 +29,13 @@ def words() -> "Console":
 
 
 def page() -> "Console":
-    """Standard output, for the result itself."""
+    """Standard output, for the result itself; in a pipe or a log, tables keep their width."""
     from rich.console import Console
 
-    return Console(highlight=False)
+    console = Console(highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = PIPE_WIDTH
+    return console
 
 
 def print_json(document: Any) -> None:

@@ -146,14 +146,17 @@ def score_matrix(scores: pl.DataFrame, policies: Sequence[str] | None = None) ->
     for policy in wanted:
         if policy not in known:
             raise not_found("policy", policy, known, where="scores")
-    wide = (
-        scores.filter(pl.col("policy").is_in(wanted))
-        .pivot(on="policy", index=["prompt_id", "sample"], values="score")
-        .sort("prompt_id", "sample")
+    inside = scores.filter(pl.col("policy").is_in(wanted))
+    rows = inside.select("prompt_id", "sample").unique().sort("prompt_id", "sample")
+    placed = inside.join(
+        rows.with_row_index("row"), on=["prompt_id", "sample"], maintain_order="left"
     )
+    column = placed["policy"].replace_strict(wanted, range(len(wanted)), return_dtype=pl.Int64)
+    values = np.full((len(rows), len(wanted)), np.nan)
+    values[placed["row"].to_numpy(), column.to_numpy()] = placed["score"].to_numpy()
     return ScoreMatrix(
         policies=tuple(wanted),
-        prompt_ids=tuple(wide["prompt_id"]),
-        values=wide.select(wanted).cast(pl.Float64).fill_null(np.nan).to_numpy(),
-        prompts=wide["prompt_id"].rle_id().cast(pl.Int64).to_numpy(),
+        prompt_ids=tuple(rows["prompt_id"]),
+        values=values,
+        prompts=rows["prompt_id"].rle_id().cast(pl.Int64).to_numpy(),
     )
