@@ -1,6 +1,8 @@
 """The table that `charm demo` reads: scores of 20 policies, ids and numbers only.
 
-    charm score DATA/alpaca_eval/outputs.parquet --reward-model reward_models/smollm2-135m-judge \
+Made from the scores of the small reward model on AlpacaEval outputs:
+
+    charm score DATA/alpaca_eval/outputs.parquet --reward-model reward_models/smollm2-135m-judge
         --base-model smollm2 --out scores.parquet
     python recipes/demo_scores.py scores.parquet
 """
@@ -10,6 +12,7 @@ import sys
 from pathlib import Path
 
 import polars as pl
+
 from charm_rm.data.scores import read_scores
 from charm_rm.data.tables import write_table
 
