@@ -9,6 +9,7 @@ from charm_rm.cli.audit import audit
 from charm_rm.cli.calibrate import calibrate
 from charm_rm.cli.console import MissingExtraError, fail
 from charm_rm.cli.demo import demo
+from charm_rm.cli.elo import elo
 from charm_rm.cli.pairs import pairs
 from charm_rm.cli.score import score
 
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 for command in (demo, score, audit, calibrate, pairs):
     app.command()(command)
+app.add_typer(elo)
 
 
 def _show_version(wanted: bool) -> None:

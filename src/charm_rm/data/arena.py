@@ -26,6 +26,7 @@ ELO_SCHEMA = {
     "board": pl.String,
     "source": pl.String,
 }
+ALIASES = "aliases.csv"  # other names of the Arena's models, beside the tables
 _SNAPSHOTS = files("charm_rm.data") / "snapshots"
 
 
@@ -103,17 +104,33 @@ def read_elo(name: str | Path) -> EloTable:
     text = str(name)
     if text in bundled_elo_names():
         with as_file(_SNAPSHOTS / f"{text}.csv") as path:
-            return _checked(read_table(path), name=text)
+            return elo_table(read_table(path), name=text)
     if not Path(text).suffix and not Path(text).exists():
         raise not_found("Elo table", text, bundled_elo_names(), where="bundled tables")
-    return _checked(read_table(text), name=text)
+    return elo_table(read_table(text), name=text)
 
 
 def _is_table(name: str) -> bool:
-    return name.endswith(".csv")
+    return name.endswith(".csv") and name != ALIASES
 
 
-def _checked(raw: pl.DataFrame, *, name: str) -> EloTable:
+def elo_table(raw: pl.DataFrame, *, name: str) -> EloTable:
+    """An Elo table from a frame, checked.
+
+    Args:
+        raw: Columns ``model`` and ``elo`` and, if known, the other ones of ``ELO_SCHEMA``.
+        name: Where it came from, for messages.
+
+    Returns:
+        The table.
+
+    Raises:
+        DataError: As for `read_elo`.
+
+    Example:
+        >>> elo_table(pl.DataFrame({"model": ["a"], "elo": [1000]}), name="mine").models
+        ['a']
+    """
     require_columns(raw, ("model", "elo"), where=name)
     if raw.is_empty():
         raise DataError(f"{name}: no rows; give a table with ratings")
