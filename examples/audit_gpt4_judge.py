@@ -53,8 +53,10 @@ def main(data: Path) -> None:
     print_audit(audit)
     pair = audit.suggested_pair
     if pair is not None:
-        names = {"over_valued": pair.over_valued, "reference": pair.reference}
-        say_offset(calibrate_pair(rated, elo, **names, win_rate="hard"))
+        calibration = calibrate_pair(
+            rated, elo, over_valued=pair.over_valued, reference=REFERENCE, win_rate="hard"
+        )
+        say_offset(calibration)
 
 
 if __name__ == "__main__":

@@ -11,19 +11,23 @@ from typing import Any, Literal
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
+from scipy.special import ndtri
 
 from charm_rm.core.elo import draw_elo, elo_standard_error, expected_win_rate
 from charm_rm.core.intervals import percentile_interval, resample_counts, resampled_means
 from charm_rm.core.mismatch import mismatch_degree, signed_mismatch
+from charm_rm.core.significance import benjamini_hochberg, two_sided_p_value
 from charm_rm.core.win_rates import Floats, WinRateKind, wins
-from charm_rm.data.arena import EloTable
-from charm_rm.data.scores import ScoreMatrix, score_matrix
-from charm_rm.data.tables import DataError, not_found
+from charm_rm.data.arena import EloTable, require_ratings
+from charm_rm.data.scores import ScoreMatrix, require_shared_prompts, score_matrix
+from charm_rm.data.tables import not_found
 
-MIN_PROMPTS = 30
 MAX_DISAGREEMENT = 0.05  # between sigmoid and hard win rate, before a user is warned
 LEVEL = 0.95
+SIGNIFICANCE = 0.05  # share of false discoveries among the policies called over- or under-valued
+POWER = 0.8
+LEAST_MISMATCH = 0.1  # a Mismatch Degree that an audit should not miss
+Verdict = Literal["over-valued", "under-valued", "not shown", "too few prompts", "reference"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,16 @@ class PolicyAudit:
         mismatch_degree: Eq. 5.
         mismatch_low: Lower end of the 95% interval of the *signed* mismatch.
         mismatch_high: Its upper end.
-        over_valued: Whether that whole interval lies above 0.
+        over_valued: Whether the verdict is ``"over-valued"``.
+        hard_win_rate_low: Lower end of the 95% interval of the hard win rate.
+        hard_win_rate_high: Its upper end.
+        adjusted_p_value: Of a mismatch of 0, two-sided, by the bootstrap's standard error;
+            adjusted for the number of policies (Benjamini-Hochberg).
+        detectable_mismatch: Smallest Mismatch Degree that would be found at 5% with a chance of
+            80%, given these prompts and ratings.
+        verdict: ``"over-valued"`` or ``"under-valued"`` where the adjusted p-value is at most 0.05;
+            else ``"not shown"``, or ``"too few prompts"`` where a Mismatch Degree of 0.1 would
+            likely have been missed; ``"reference"`` for the reference.
     """
 
     policy: str
@@ -63,6 +76,11 @@ class PolicyAudit:
     mismatch_low: float
     mismatch_high: float
     over_valued: bool
+    hard_win_rate_low: float
+    hard_win_rate_high: float
+    adjusted_p_value: float
+    detectable_mismatch: float
+    verdict: Verdict
 
 
 @dataclass(frozen=True)
@@ -91,6 +109,8 @@ class Audit:
             them, with win rates of 0.5.
         pearson: Correlation of mean score and Elo over the policies; None where all scores or
             all ratings are equal.
+        pearson_low: Lower end of its 95% interval, prompts and ratings drawn again.
+        pearson_high: Upper end.
         spearman: The same of their ranks.
         suggested_pair: None where no policy lies above its expected win rate.
         warnings: Sentences for the user.
@@ -106,6 +126,8 @@ class Audit:
     seed: int
     policies: tuple[PolicyAudit, ...]
     pearson: float | None
+    pearson_low: float | None
+    pearson_high: float | None
     spearman: float | None
     suggested_pair: SuggestedPair | None
     warnings: tuple[str, ...]
@@ -160,21 +182,22 @@ def audit_scores(
         ('gemma-2-9b-it-SimPO', 0.5)
     """
     matrix = score_matrix(scores)
-    check_policies(matrix.policies, elo)
+    require_ratings(elo, matrix.policies)
     ratings = elo.ratings(matrix.policies)
     chosen = reference or matrix.policies[int(np.argmax(ratings[:, 0]))]
     if chosen not in matrix.policies:
         raise not_found("reference", chosen, matrix.policies, where="scores")
+    draws = _draw(matrix, ratings, n_resamples=n_resamples, seed=seed)
     found = _audit_against(
         matrix,
         ratings,
         reference=matrix.policies.index(chosen),
         kind=win_rate,
         temperature=temperature,
-        n_resamples=n_resamples,
-        seed=seed,
+        draws=draws,
     )
     policies = tuple(sorted(found, key=lambda entry: -entry.mean_score))
+    pearson_low, pearson_high = _pearson_interval(draws, matrix.values)
     means = pl.DataFrame({"score": [p.mean_score for p in found], "elo": ratings[:, 0]})
     return Audit(
         reference=chosen,
@@ -187,58 +210,12 @@ def audit_scores(
         seed=seed,
         policies=policies,
         pearson=_correlation(means, "pearson"),
+        pearson_low=pearson_low,
+        pearson_high=pearson_high,
         spearman=_correlation(means, "spearman"),
         suggested_pair=_suggest(policies, chosen),
         warnings=_warnings(policies),
     )
-
-
-def check_policies(policies: Sequence[str], elo: EloTable) -> None:
-    """Policies that can be compared: at least two, and each with a rating.
-
-    Args:
-        policies: Names in the scores.
-        elo: The ratings.
-
-    Raises:
-        DataError: If there are fewer than two, or one has no rating.
-
-    Example:
-        >>> from charm_rm.data.arena import read_elo
-        >>> check_policies(["vicuna-7b", "vicuna-13b"], read_elo("table7"))
-    """
-    if len(policies) < 2:
-        raise DataError(
-            f"scores: only the policy {', '.join(policies)!r}; "
-            "an audit compares at least two, so add scores of another"
-        )
-    rated = set(elo.models)
-    unrated = [policy for policy in policies if policy not in rated]
-    if unrated:
-        error = not_found("Elo rating for", unrated[0], elo.models, where=elo.name)
-        more = f" ({len(unrated)} policies have none)" if len(unrated) > 1 else ""
-        raise DataError(f"{error}{more}; rename it, or give --rated-only to leave it out")
-
-
-def check_shared_prompts(n_shared: int, policy: str, reference: str) -> None:
-    """Enough prompts in common to say anything.
-
-    Args:
-        n_shared: Prompts that both policies answered.
-        policy: One of the two.
-        reference: The other.
-
-    Raises:
-        DataError: If there are fewer than 30.
-
-    Example:
-        >>> check_shared_prompts(805, "vicuna-7b", "gpt4_0613")
-    """
-    if n_shared < MIN_PROMPTS:
-        raise DataError(
-            f"scores: {policy!r} and {reference!r} share {n_shared} prompts; "
-            f"at least {MIN_PROMPTS} are needed, so score more responses to the same prompts"
-        )
 
 
 def _audit_against(
@@ -248,22 +225,31 @@ def _audit_against(
     reference: int,
     kind: WinRateKind,
     temperature: float,
-    n_resamples: int,
-    seed: int,
+    draws: "_Draws",
 ) -> list[PolicyAudit]:
     """One entry per policy of the matrix, in its order."""
     margins = matrix.values - matrix.values[:, [reference]]
     outcomes = wins(margins, kind=kind, temperature=temperature)
     n_prompts = [len(np.unique(matrix.prompts[np.isfinite(column)])) for column in margins.T]
     for policy, n_shared in zip(matrix.policies, n_prompts, strict=True):
-        check_shared_prompts(n_shared, policy, matrix.policies[reference])
+        require_shared_prompts(n_shared, policy=policy, reference=matrix.policies[reference])
     expected = expected_win_rate(ratings[:, 0], ratings[reference, 0])
     rates = np.nanmean(outcomes, axis=0)
     sigmoid = np.nanmean(wins(margins, kind="sigmoid", temperature=temperature), axis=0)
     hard = np.nanmean(wins(margins, kind="hard"), axis=0)
     signed = signed_mismatch(rates, expected)
-    samples = _resampled_rates(outcomes, matrix.prompts, n_resamples=n_resamples, seed=seed)
-    low, high = _mismatch_intervals(samples, ratings, reference=reference, seed=seed)
+    resampled = signed_mismatch(
+        draws.means(outcomes), expected_win_rate(draws.ratings, draws.ratings[:, [reference]])
+    )
+    low, high = percentile_interval(resampled, level=LEVEL)
+    hard_low, hard_high = percentile_interval(draws.means(wins(margins, kind="hard")), level=LEVEL)
+    errors = resampled.std(axis=0, ddof=1)
+    adjusted = _adjusted_p_values(signed, errors, reference=reference)
+    detectable = (ndtri(0.5 * (1.0 + LEVEL)) + ndtri(POWER)) * errors
+    verdicts = [
+        "reference" if at == reference else _verdict(signed[at], adjusted[at], detectable[at])
+        for at in range(len(signed))
+    ]
     return [
         PolicyAudit(
             policy=policy,
@@ -280,30 +266,57 @@ def _audit_against(
             mismatch_degree=float(mismatch_degree(rates[at], expected[at])),
             mismatch_low=float(low[at]),
             mismatch_high=float(high[at]),
-            over_valued=bool(low[at] > 0.0),
+            over_valued=verdicts[at] == "over-valued",
+            hard_win_rate_low=float(hard_low[at]),
+            hard_win_rate_high=float(hard_high[at]),
+            adjusted_p_value=float(adjusted[at]),
+            detectable_mismatch=float(detectable[at]),
+            verdict=verdicts[at],
         )
         for at, policy in enumerate(matrix.policies)
     ]
 
 
-def _resampled_rates(
-    outcomes: Floats, prompts: NDArray[np.int64], *, n_resamples: int, seed: int
-) -> Floats:
-    """Win rates with the prompts drawn again, shape (n_resamples, n_policies)."""
+@dataclass(frozen=True)
+class _Draws:
+    """Prompts and ratings, drawn again.
+
+    Attributes:
+        counts: How often each row is in each resample, shape (n_resamples, n_rows).
+        ratings: Elo points, shape (n_resamples, n_policies).
+    """
+
+    counts: Floats
+    ratings: Floats
+
+    def means(self, values: Floats) -> Floats:
+        """Column means in each resample, shape (n_resamples, n_policies)."""
+        return resampled_means(values, self.counts)
+
+
+def _draw(matrix: ScoreMatrix, ratings: Floats, *, n_resamples: int, seed: int) -> _Draws:
     rng = np.random.default_rng(seed)
-    blocks = resample_counts(int(prompts.max()) + 1, n_resamples=n_resamples, rng=rng)
-    return np.concatenate([resampled_means(outcomes, counts[:, prompts]) for counts in blocks])
-
-
-def _mismatch_intervals(
-    rates: Floats, ratings: Floats, *, reference: int, seed: int
-) -> tuple[Floats, Floats]:
-    """Ends of the interval of each signed mismatch, with the ratings drawn again too."""
-    rng = np.random.default_rng([seed, 1])  # a stream of its own, apart from the prompts'
+    blocks = resample_counts(int(matrix.prompts.max()) + 1, n_resamples=n_resamples, rng=rng)
+    counts = np.concatenate([block[:, matrix.prompts] for block in blocks])
     error = elo_standard_error(ratings[:, 1], ratings[:, 2])
-    drawn = draw_elo(ratings[:, 0], error, n_draws=len(rates), rng=rng)
-    expected = expected_win_rate(drawn, drawn[:, [reference]])
-    return percentile_interval(signed_mismatch(rates, expected), level=LEVEL)
+    stream = np.random.default_rng([seed, 1])  # of its own, apart from the prompts'
+    drawn = draw_elo(ratings[:, 0], error, n_draws=n_resamples, rng=stream)
+    return _Draws(counts, drawn)
+
+
+def _adjusted_p_values(signed: Floats, errors: Floats, *, reference: int) -> Floats:
+    """One p-value per policy, adjusted over all but the reference, whose own is 1."""
+    others = np.arange(len(signed)) != reference
+    adjusted = np.ones(len(signed))
+    raw = two_sided_p_value(signed[others], standard_error=errors[others])
+    adjusted[others] = benjamini_hochberg(np.nan_to_num(raw, nan=1.0))  # equal to the reference
+    return adjusted
+
+
+def _verdict(signed: float, adjusted_p_value: float, detectable: float) -> Verdict:
+    if adjusted_p_value <= SIGNIFICANCE:
+        return "over-valued" if signed > 0.0 else "under-valued"
+    return "too few prompts" if detectable > LEAST_MISMATCH else "not shown"
 
 
 def _suggest(policies: Sequence[PolicyAudit], reference: str) -> SuggestedPair | None:
@@ -334,6 +347,18 @@ def _warnings(policies: Sequence[PolicyAudit]) -> tuple[str, ...]:
 def _correlation(means: pl.DataFrame, method: Literal["pearson", "spearman"]) -> float | None:
     value = means.select(pl.corr("score", "elo", method=method)).item()
     return _known(np.nan if value is None else value)
+
+
+def _pearson_interval(draws: _Draws, values: Floats) -> tuple[float | None, float | None]:
+    """Ends of the interval of the correlation, the policies being the ones there are."""
+    score = draws.means(values)
+    score -= score.mean(axis=1, keepdims=True)
+    elo = draws.ratings - draws.ratings.mean(axis=1, keepdims=True)
+    norm = np.sqrt((score**2).sum(axis=1) * (elo**2).sum(axis=1))
+    if not np.all(norm > 0.0):
+        return None, None
+    low, high = percentile_interval((score * elo).sum(axis=1) / norm, level=LEVEL)
+    return float(low), float(high)
 
 
 def _known(value: float) -> float | None:

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from charm_rm.audit import LEVEL, check_policies, check_shared_prompts
+from charm_rm.audit import LEVEL
 from charm_rm.core.elo import draw_elo, elo_standard_error, expected_win_rate
 from charm_rm.core.intervals import percentile_interval, resample_counts, resampled_means
 from charm_rm.core.mismatch import signed_mismatch
@@ -23,9 +23,9 @@ from charm_rm.core.offsets import (
     solve_resampled_offsets,
 )
 from charm_rm.core.win_rates import Floats, WinRateKind, hard_win_rate, sigmoid_win_rate, wins
-from charm_rm.data.arena import EloTable
+from charm_rm.data.arena import EloTable, require_ratings
 from charm_rm.data.offsets import Calibration, Offset
-from charm_rm.data.scores import score_matrix
+from charm_rm.data.scores import require_shared_prompts, score_matrix
 from charm_rm.data.tables import DataError
 
 
@@ -129,7 +129,7 @@ def _pair_policies(
     scores: pl.DataFrame, elo: EloTable, *, over_valued: str, reference: str
 ) -> _Pair:
     matrix = score_matrix(scores, [over_valued, reference])
-    check_policies(matrix.policies, elo)
+    require_ratings(elo, matrix.policies)
     both = np.isfinite(matrix.values).all(axis=1)
     pair = _Pair(
         policy=over_valued,
@@ -137,7 +137,7 @@ def _pair_policies(
         prompts=np.unique(matrix.prompts[both], return_inverse=True)[1],
         ratings=elo.ratings(matrix.policies),
     )
-    check_shared_prompts(pair.n_prompts, over_valued, reference)
+    require_shared_prompts(pair.n_prompts, policy=over_valued, reference=reference)
     return pair
 
 

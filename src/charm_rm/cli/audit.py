@@ -84,7 +84,7 @@ def print_audit(result: "Audit") -> None:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for entry in result.policies:
-        table.add_row(*_audit_row(entry, is_reference=entry.policy == result.reference))
+        table.add_row(*_audit_row(entry))
     console = page()
     console.print(table)
     kind = result.win_rate_kind
@@ -107,13 +107,7 @@ def _two_digits(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.2f}"
 
 
-def _audit_row(entry: "PolicyAudit", *, is_reference: bool) -> tuple[str, ...]:
-    if is_reference:
-        verdict = "reference"
-    elif entry.over_valued:
-        verdict = "over-valued"
-    else:
-        verdict = "under-valued" if entry.mismatch_high < 0 else ""
+def _audit_row(entry: "PolicyAudit") -> tuple[str, ...]:
     return (
         entry.policy,
         f"{entry.elo:.0f}",
@@ -123,5 +117,5 @@ def _audit_row(entry: "PolicyAudit", *, is_reference: bool) -> tuple[str, ...]:
         f"{entry.hard_win_rate:.3f}",
         f"{entry.signed_mismatch:+.3f}",
         f"{entry.mismatch_low:+.3f} {entry.mismatch_high:+.3f}",
-        verdict,
+        entry.verdict,
     )

@@ -114,6 +114,32 @@ def _is_table(name: str) -> bool:
     return name.endswith(".csv") and name != ALIASES
 
 
+def require_ratings(elo: EloTable, policies: Sequence[str]) -> None:
+    """Policies that can be compared: at least two, and each with a rating.
+
+    Args:
+        elo: The ratings.
+        policies: Names in the scores.
+
+    Raises:
+        DataError: If there are fewer than two, or one has no rating.
+
+    Example:
+        >>> require_ratings(read_elo("table7"), ["vicuna-7b", "vicuna-13b"])
+    """
+    if len(policies) < 2:
+        raise DataError(
+            f"scores: only the policy {', '.join(policies)!r}; "
+            "an audit compares at least two, so add scores of another"
+        )
+    rated = set(elo.models)
+    unrated = [policy for policy in policies if policy not in rated]
+    if unrated:
+        error = not_found("Elo rating for", unrated[0], elo.models, where=elo.name)
+        more = f" ({len(unrated)} policies have none)" if len(unrated) > 1 else ""
+        raise DataError(f"{error}{more}; rename it, or give --rated-only to leave it out")
+
+
 def elo_table(raw: pl.DataFrame, *, name: str) -> EloTable:
     """An Elo table from a frame, checked.
 

@@ -18,6 +18,7 @@ SCORE_SCHEMA = {
     "score": pl.Float64,
     "reward_model": pl.String,
 }
+MIN_PROMPTS = 30  # fewer say nothing about a win rate
 OPTIONAL = {"category": pl.String, "n_tokens": pl.Int64, "truncated": pl.Boolean}
 
 
@@ -160,3 +161,24 @@ def score_matrix(scores: pl.DataFrame, policies: Sequence[str] | None = None) ->
         values=values,
         prompts=rows["prompt_id"].rle_id().cast(pl.Int64).to_numpy(),
     )
+
+
+def require_shared_prompts(n_shared: int, *, policy: str, reference: str) -> None:
+    """Enough prompts in common to say anything.
+
+    Args:
+        n_shared: Prompts that both policies answered.
+        policy: One of the two.
+        reference: The other.
+
+    Raises:
+        DataError: If there are fewer than 30.
+
+    Example:
+        >>> require_shared_prompts(805, policy="vicuna-7b", reference="gpt4_0613")
+    """
+    if n_shared < MIN_PROMPTS:
+        raise DataError(
+            f"scores: {policy!r} and {reference!r} share {n_shared} prompts; "
+            f"at least {MIN_PROMPTS} are needed, so score more responses to the same prompts"
+        )

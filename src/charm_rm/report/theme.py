@@ -30,7 +30,8 @@ def verdict(policy: PolicyAudit, *, reference: str) -> str:
     Example:
         >>> from charm_rm.audit import PolicyAudit
         >>> rates, mismatch = (0.42, 0.62, 0.62, 0.65), (0.35, 0.35, 0.31, 0.39)
-        >>> found = PolicyAudit("gemma", 1216, None, None, 805, 0.8, *rates, *mismatch, True)
+        >>> sure = (0.61, 0.69, 0.001, 0.07, "over-valued")
+        >>> found = PolicyAudit("gemma", 1216, None, None, 805, 0.8, *rates, *mismatch, True, *sure)
         >>> verdict(found, reference="gpt-4o-mini")
         'over-valued'
     """
@@ -38,7 +39,7 @@ def verdict(policy: PolicyAudit, *, reference: str) -> str:
         return REFERENCE
     if policy.over_valued:
         return OVER
-    return UNDER if policy.mismatch_high < 0.0 else UNCLEAR
+    return UNDER if policy.verdict == "under-valued" else UNCLEAR
 
 
 def theme(

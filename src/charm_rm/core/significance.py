@@ -1,0 +1,169 @@
+"""What standard errors say: intervals, p-values, false discoveries, and what a sample can show."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import ndtr, ndtri
+
+from charm_rm.core.win_rates import Floats
+
+
+def normal_interval(
+    estimate: ArrayLike, *, standard_error: ArrayLike, level: float = 0.95
+) -> tuple[Floats, Floats]:
+    """Interval estimate -+ z * standard error, z the normal quantile of (1 + level)/2.
+
+    Args:
+        estimate: Estimates.
+        standard_error: Their standard errors. Broadcasts.
+        level: Share of samples whose interval holds the true value.
+
+    Returns:
+        Lower and upper ends, of the broadcast shape.
+
+    Raises:
+        ValueError: If ``level`` is not strictly between 0 and 1.
+
+    Example:
+        >>> low, high = normal_interval(0.25, standard_error=0.1)
+        >>> round(float(low), 3), round(float(high), 3)
+        (0.054, 0.446)
+    """
+    reach = _quantile(level) * np.asarray(standard_error, dtype=np.float64)
+    return np.asarray(np.subtract(estimate, reach)), np.asarray(np.add(estimate, reach))
+
+
+def correlation_interval(
+    correlation: ArrayLike, *, standard_error: ArrayLike, level: float = 0.95
+) -> tuple[Floats, Floats]:
+    """Interval tanh(artanh r -+ z * standard error / (1 - r^2)) of a correlation (Fisher's z).
+
+    Args:
+        correlation: Correlations r, strictly between -1 and 1.
+        standard_error: Their standard errors, as
+            `charm_rm.core.uncertainty.correlation_standard_error` gives. Broadcasts.
+        level: Share of samples whose interval holds the true value.
+
+    Returns:
+        Lower and upper ends inside (-1, 1), of the broadcast shape.
+
+    Raises:
+        ValueError: If a correlation is not inside (-1, 1), or ``level`` not inside (0, 1).
+
+    Example:
+        >>> low, high = correlation_interval(0.9, standard_error=0.05)
+        >>> round(float(low), 3), round(float(high), 3)
+        (0.743, 0.963)
+    """
+    r = np.asarray(correlation, dtype=np.float64)
+    if not np.all(np.abs(r) < 1.0):
+        raise ValueError("a correlation of -1 or 1, or beyond, has no interval")
+    stretched = np.asarray(standard_error, dtype=np.float64) / (1.0 - r**2)
+    low, high = normal_interval(np.arctanh(r), standard_error=stretched, level=level)
+    return np.tanh(low), np.tanh(high)
+
+
+def two_sided_p_value(estimate: ArrayLike, *, standard_error: ArrayLike) -> Floats:
+    """Chance of an estimate as far from 0 or farther, were the truth 0: 2 Phi(-|x| / se).
+
+    Args:
+        estimate: Estimates, such as signed mismatches.
+        standard_error: Their standard errors. Broadcasts.
+
+    Returns:
+        P-values, of the broadcast shape; NaN where estimate and standard error are both 0.
+
+    Raises:
+        ValueError: If a standard error is negative.
+
+    Example:
+        >>> two_sided_p_value([0.0, 0.2, 0.0], standard_error=[0.1, 0.1, 0.0]).round(4)
+        array([1.    , 0.0455,    nan])
+    """
+    error = np.asarray(standard_error, dtype=np.float64)
+    if np.any(error < 0.0):
+        raise ValueError("a standard error is negative")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(2.0 * ndtr(-np.abs(np.divide(estimate, error))))
+
+
+def benjamini_hochberg(p_values: ArrayLike) -> Floats:
+    """P-values adjusted for their number m: min over j >= i of m p_(j) / j, p_(1) <= p_(2) ...
+
+    Calling all those below q a discovery keeps the expected share of false discoveries below q
+    (Benjamini and Hochberg 1995), if the tests are independent or positively dependent, as those
+    of policies against one reference are.
+
+    Args:
+        p_values: Shape (n,); NaN for what was not tested.
+
+    Returns:
+        Adjusted p-values, shape (n,); NaN where ``p_values`` is, which does not count.
+
+    Raises:
+        ValueError: If a p-value is not in [0, 1].
+
+    Example:
+        >>> benjamini_hochberg([0.01, 0.04, np.nan, 0.03])
+        array([0.03, 0.04,  nan, 0.04])
+    """
+    values = np.asarray(p_values, dtype=np.float64)
+    tested = values[~np.isnan(values)]
+    if np.any((tested < 0.0) | (tested > 1.0)):
+        raise ValueError("p-values must lie between 0 and 1")
+    order = np.argsort(tested)
+    steps = tested[order] * tested.size / np.arange(1, tested.size + 1)
+    adjusted = np.full(values.shape, np.nan)
+    smallest = np.minimum.accumulate(steps[::-1])[::-1]
+    adjusted[np.flatnonzero(~np.isnan(values))[order]] = smallest
+    return adjusted
+
+
+def detectable_mismatch(
+    n_prompts: ArrayLike,
+    *,
+    outcome_sd: ArrayLike,
+    expected: ArrayLike,
+    expected_error: ArrayLike = 0.0,
+    power: float = 0.8,
+    level: float = 0.95,
+) -> Floats:
+    """Smallest Mismatch Degree that a sample shows: (z + z') sqrt(v/n + e^2) / max(Q, 1 - Q).
+
+    z is the normal quantile of (1 + level)/2, z' that of the power; v the variance of the
+    outcomes, e the error of Q. A mismatch of that size has the given chance to be found
+    different from 0 by a two-sided test; where even a large sample cannot show it, the ratings
+    are what is too uncertain.
+
+    Args:
+        n_prompts: Prompts that both policies answered. All array arguments broadcast.
+        outcome_sd: Standard deviation of the outcomes on one prompt: at most 0.5.
+        expected: Elo-expected win rates Q, strictly between 0 and 1.
+        expected_error: Standard errors of Q.
+        power: Chance to find it.
+        level: Of the interval that must leave 0 out; 0.95 is a test at 5%.
+
+    Returns:
+        Mismatch Degrees, of the broadcast shape.
+
+    Raises:
+        ValueError: If there are no prompts, or a probability is not strictly between 0 and 1.
+
+    Example:
+        >>> detectable_mismatch([100, 805], outcome_sd=0.4, expected=0.42).round(3)
+        array([0.193, 0.068])
+    """
+    n, target = np.asarray(n_prompts, np.float64), np.asarray(expected, np.float64)
+    if not 0.0 < power < 1.0:
+        raise ValueError(f"power must lie strictly between 0 and 1, got {power}")
+    if not np.all((target > 0.0) & (target < 1.0)):
+        raise ValueError("expected win rates must lie strictly between 0 and 1")
+    if np.any(n < 1.0):
+        raise ValueError("there must be at least one prompt")
+    error = np.hypot(np.asarray(outcome_sd, np.float64) / np.sqrt(n), expected_error)
+    return np.asarray((_quantile(level) + ndtri(power)) * error / np.maximum(target, 1.0 - target))
+
+
+def _quantile(level: float) -> float:
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"level must lie strictly between 0 and 1, got {level}")
+    return float(ndtri(0.5 * (1.0 + level)))
