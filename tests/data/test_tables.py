@@ -148,6 +148,12 @@ def test_nearest_names_ignore_upper_and_lower_case() -> None:
     assert nearest_names("GPT-4O-MINI", ["gpt-4o-mini-2024", "claude-2"]) == ["gpt-4o-mini-2024"]
 
 
+def test_a_part_of_a_name_is_near_to_it() -> None:
+    names = ["gemma-2-9b-it", "gemma-2-9b-it-SimPO", "gpt-4o"]
+    assert nearest_names("simpo", names) == ["gemma-2-9b-it-SimPO"]
+    assert nearest_names("gemma", names) == ["gemma-2-9b-it", "gemma-2-9b-it-SimPO"]
+
+
 def test_a_name_like_no_other_lists_what_there_is() -> None:
     error = tables.not_found("policy", "zzz", ["vicuna-7b"], where="s.csv")
     assert str(error) == "s.csv: no policy 'zzz'; there are: vicuna-7b"

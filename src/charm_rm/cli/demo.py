@@ -135,7 +135,7 @@ def _write_all(
         calibration=calibration,
         pairs=made,
         title="charm demo: 20 policies, one small reward model",
-        provenance={"Scores": about, "Ratings": RATINGS},
+        provenance={"Scores": about, "Elo table": RATINGS},
         commands=["charm demo"],
     )
     write_text(page, folder / "report.html", force=True)

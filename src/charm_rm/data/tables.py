@@ -265,7 +265,7 @@ def write_json(document: Any, path: str | Path, *, force: bool = False) -> None:
 
 
 def nearest_names(name: str, names: Iterable[str], *, n: int = 3) -> list[str]:
-    """The known names closest to one that was not found, best first.
+    """The known names closest to one that was not found: those that contain it, then those alike.
 
     Args:
         name: What was asked for.
@@ -280,8 +280,10 @@ def nearest_names(name: str, names: Iterable[str], *, n: int = 3) -> list[str]:
         ['gpt-4o-mini-2024-07-18']
     """
     by_lower = {known.lower(): known for known in names}
+    holding = [lower for lower in by_lower if name and name.lower() in lower]
     close = difflib.get_close_matches(name.lower(), by_lower, n=n, cutoff=0.5)
-    return [by_lower[lower] for lower in close]
+    best = sorted(holding, key=len) + [lower for lower in close if lower not in holding]
+    return [by_lower[lower] for lower in best[:n]]
 
 
 def not_found(what: str, name: str, names: Sequence[str], *, where: str) -> DataError:

@@ -1,0 +1,123 @@
+"""What standard errors say: tables, the scipy twin, and simulated power."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.stats import false_discovery_control, norm
+
+from charm_rm.core.significance import (
+    benjamini_hochberg,
+    correlation_interval,
+    detectable_mismatch,
+    normal_interval,
+    two_sided_p_value,
+)
+from charm_rm.core.win_rates import Floats
+
+p_values = arrays(np.float64, st.integers(1, 30), elements=st.floats(0, 1))
+
+
+def test_a_95_percent_interval_reaches_1_96_errors_to_each_side() -> None:
+    low, high = normal_interval([1.0, 2.0], standard_error=[1.0, 0.0])
+    assert low == pytest.approx([1 - 1.959964, 2.0])
+    assert high == pytest.approx([1 + 1.959964, 2.0])
+
+
+def test_an_interval_leaves_0_out_where_the_p_value_is_below_1_minus_its_level() -> None:
+    estimates = np.linspace(-3, 3, 61)
+    for level in (0.8, 0.95):
+        low, high = normal_interval(estimates, standard_error=1.0, level=level)
+        significant = two_sided_p_value(estimates, standard_error=1.0) < 1 - level
+        assert (((low > 0) | (high < 0)) == significant).all()
+
+
+def test_p_values_are_those_of_the_normal() -> None:
+    found = two_sided_p_value([-1.0, 2.0, 40.0], standard_error=1.0)
+    assert found == pytest.approx(2 * norm.sf([1.0, 2.0, 40.0]))
+
+
+def test_an_exact_estimate_is_certain_and_an_exact_zero_untested() -> None:
+    found = two_sided_p_value([0.1, 0.0], standard_error=0.0)
+    assert found[0] == 0.0
+    assert np.isnan(found[1])
+
+
+def test_a_correlation_near_1_has_a_skewed_interval_inside_1() -> None:
+    low, high = correlation_interval(0.95, standard_error=0.04)
+    assert -1 < float(low) < 0.95 < float(high) < 1
+    assert 0.95 - float(low) > float(high) - 0.95
+
+
+def test_an_uncertain_correlation_near_0_has_about_the_plain_interval() -> None:
+    low, high = correlation_interval(0.0, standard_error=0.05)
+    assert (float(low), float(high)) == pytest.approx((-0.098, 0.098), abs=1e-3)
+
+
+@given(p_values)
+def test_adjusted_p_values_equal_scipys(values: Floats) -> None:
+    assert benjamini_hochberg(values) == pytest.approx(false_discovery_control(values))
+
+
+@given(p_values)
+def test_what_was_not_tested_does_not_count(values: Floats) -> None:
+    with_gaps = np.insert(values, [0, len(values)], np.nan)
+    found = benjamini_hochberg(with_gaps)
+    assert np.isnan(found[[0, -1]]).all()
+    assert found[1:-1] == pytest.approx(benjamini_hochberg(values))
+
+
+def test_a_single_test_is_not_adjusted() -> None:
+    assert benjamini_hochberg([0.03]) == 0.03
+
+
+def test_nothing_planted_gives_few_discoveries() -> None:
+    rng = np.random.default_rng(0)
+    null = two_sided_p_value(rng.normal(size=(2000, 20)), standard_error=1.0)
+    found = [np.any(benjamini_hochberg(row) <= 0.05) for row in null]
+    assert 0.035 < np.mean(found) < 0.065
+
+
+@pytest.mark.parametrize(("power", "expected_error"), [(0.8, 0.0), (0.8, 0.02), (0.9, 0.0)])
+def test_the_detectable_mismatch_is_detected_as_often_as_promised(
+    power: float, expected_error: float
+) -> None:
+    n, target, sd = 200, 0.42, 0.4
+    size = float(
+        detectable_mismatch(
+            n, outcome_sd=sd, expected=target, expected_error=expected_error, power=power
+        )
+    )
+    rng = np.random.default_rng(0)
+    error = np.hypot(sd / np.sqrt(n), expected_error) / 0.58
+    seen = size + error * rng.normal(size=20_000)
+    found = np.mean(two_sided_p_value(seen, standard_error=error) < 0.05)
+    assert found == pytest.approx(power, abs=0.01)
+
+
+def test_four_times_the_prompts_show_half_the_mismatch() -> None:
+    one, other = detectable_mismatch([100, 400], outcome_sd=0.4, expected=0.5)
+    assert one == pytest.approx(2 * other)
+
+
+def test_uncertain_ratings_limit_what_any_number_of_prompts_can_show() -> None:
+    found = detectable_mismatch(10**12, outcome_sd=0.4, expected=0.5, expected_error=0.01)
+    assert float(found) == pytest.approx(2.80 * 0.01 / 0.5, rel=1e-3)
+
+
+def test_bad_arguments_are_refused() -> None:
+    with pytest.raises(ValueError, match="level must lie"):
+        normal_interval(0.0, standard_error=1.0, level=95)
+    with pytest.raises(ValueError, match="has no interval"):
+        correlation_interval(1.0, standard_error=0.1)
+    with pytest.raises(ValueError, match="negative"):
+        two_sided_p_value(0.0, standard_error=-1.0)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        benjamini_hochberg([0.5, 1.5])
+    with pytest.raises(ValueError, match="power must lie"):
+        detectable_mismatch(10, outcome_sd=0.4, expected=0.5, power=1.0)
+    with pytest.raises(ValueError, match="strictly between 0 and 1"):
+        detectable_mismatch(10, outcome_sd=0.4, expected=0.0)
+    with pytest.raises(ValueError, match="at least one prompt"):
+        detectable_mismatch(0, outcome_sd=0.4, expected=0.5)
