@@ -16,7 +16,7 @@ import polars as pl
 from charm_rm.audit import audit_scores
 from charm_rm.calibrate import calibrate_pair
 from charm_rm.cli.audit import print_audit
-from charm_rm.cli.calibrate import say_offset
+from charm_rm.cli.calibrate import say_offsets
 from charm_rm.data.aliases import name_models
 from charm_rm.data.leaderboards import read_leaderboard
 
@@ -56,7 +56,7 @@ def main(data: Path) -> None:
         calibration = calibrate_pair(
             rated, elo, over_valued=pair.over_valued, reference=REFERENCE, win_rate="hard"
         )
-        say_offset(calibration)
+        say_offsets(calibration)
 
 
 if __name__ == "__main__":

@@ -91,6 +91,44 @@ def test_the_stages_hand_their_files_on(charm: Run, tmp_path: Path) -> None:
     assert (tmp_path / "twin" / "state.json").exists()
 
 
+def test_offsets_by_category_and_jointly_hand_on_to_pairs(charm: Run, tmp_path: Path) -> None:
+    number = pl.col("prompt_id").str.slice(1).cast(pl.Int64)
+    scores = make_scores(120).with_columns(topic=(number % 2).cast(pl.String))
+    scores.write_parquet(tmp_path / "topics.parquet")
+    for name, options in (
+        ("topics", (*CALIBRATE[2:], "--by", "topic")),
+        ("plain", (*CALIBRATE[2:], "--by", "topic", "--no-shrink")),
+        ("joint", ("--joint", "--reference", MINI)),
+    ):
+        made = charm("calibrate", "topics.parquet", *options, "--out", f"{name}.json")
+        assert made.returncode == 0, made.stderr
+    document = json.loads((tmp_path / "topics.json").read_text(encoding="utf-8"))
+    assert [entry["category"] for entry in document["offsets"]] == ["0", "1"]
+    joint = json.loads((tmp_path / "joint.json").read_text(encoding="utf-8"))
+    assert len(joint["offsets"]) == len(joint["joint"]["residuals"]) - 1 == 3
+    pairs = ("pairs", "topics.parquet", "--out", "p.parquet", "--force", "--offsets")
+    assert charm(*pairs, "topics.json", "--by", "topic").returncode == 0
+    assert "no column 'category'" in refused(charm(*pairs, "topics.json"))
+    every = charm(*pairs, "joint.json", "--select", "all", "--per-prompt", "2", "--json")
+    assert json.loads(every.stdout)["n_pairs"] == 240
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("--joint", "--over-valued", SIMPO),
+        ("--joint", "--by", "topic"),
+        ("--joint", "--win-rate", "hard"),
+    ],
+)
+def test_options_that_contradict_each_other_are_wrong_usage(
+    charm: Run, options: tuple[str, ...]
+) -> None:
+    result = charm("calibrate", "scores.parquet", "--reference", MINI, "--out", "o.json", *options)
+    assert result.returncode == 2
+
+
 def test_two_runs_with_one_seed_write_the_same_bytes(charm: Run, tmp_path: Path) -> None:
     for _ in range(2):
         assert charm(*CALIBRATE, "--out", "o.json", "--force").returncode == 0

@@ -14,6 +14,7 @@ FLOORS = {
     "data": 1,
     "audit": 2,
     "calibrate": 2,
+    "calibrate_many": 2,
     "pairs": 2,
     "planted": 2,
     "benchmarks": 2,

@@ -1,11 +1,11 @@
-"""Calibration: the score offset that brings one pair of policies to its Elo-expected win rate.
+"""Calibration: the score offsets that bring policies to their Elo-expected win rates.
 
 An offset moves all scores of one policy by the same amount. It corrects how that policy stands
 to others; it changes nothing in the order of the policy's own responses.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,12 @@ from charm_rm.core.offsets import (
     solve_resampled_hard_offsets,
     solve_resampled_offsets,
 )
+from charm_rm.core.significance import normal_interval
+from charm_rm.core.uncertainty import (
+    expected_win_rate_standard_error,
+    mismatch_standard_error,
+    win_rate_standard_error,
+)
 from charm_rm.core.win_rates import Floats, WinRateKind, hard_win_rate, sigmoid_win_rate, wins
 from charm_rm.data.arena import EloTable, require_ratings
 from charm_rm.data.offsets import Calibration, Offset
@@ -30,25 +36,36 @@ from charm_rm.data.tables import DataError
 
 
 @dataclass(frozen=True)
-class _Pair:
+class PairedMargins:
     """Two policies on the prompts that both answered.
 
     Attributes:
         policy: The one whose scores the offset moves.
         margins: Its score minus the reference's, in score points, shape (n_rows,).
         prompts: Which distinct prompt each row belongs to, shape (n_rows,).
+        prompt_ids: Its id, length n_rows.
         ratings: Rating and interval of the policy and of the reference, Elo points, shape (2, 3).
     """
 
     policy: str
     margins: Floats
     prompts: NDArray[np.int64]
+    prompt_ids: tuple[str, ...]
     ratings: Floats
 
     @property
     def target(self) -> float:
         """Win rate that Elo expects of the policy (Eq. 2)."""
         return float(expected_win_rate(self.ratings[0, 0], self.ratings[1, 0]))
+
+    @property
+    def target_error(self) -> float:
+        """Standard error of the target, the two ratings being independent."""
+        own, other = elo_standard_error(self.ratings[:, 1], self.ratings[:, 2])
+        error = expected_win_rate_standard_error(
+            self.ratings[0, 0], self.ratings[1, 0], elo_error=own, opponent_error=other
+        )
+        return float(error)
 
     @property
     def n_prompts(self) -> int:
@@ -109,7 +126,7 @@ def calibrate_pair(
     """
     if over_valued == reference:
         raise DataError(f"{reference!r} is both over-valued and reference; name two policies")
-    pair = _pair_policies(scores, elo, over_valued=over_valued, reference=reference)
+    pair = pair_policies(scores, elo, over_valued=over_valued, reference=reference)
     offset = _solve_pair(
         pair, kind=win_rate, temperature=temperature, n_resamples=n_resamples, seed=seed
     )
@@ -125,16 +142,32 @@ def calibrate_pair(
     )
 
 
-def _pair_policies(
+def pair_policies(
     scores: pl.DataFrame, elo: EloTable, *, over_valued: str, reference: str
-) -> _Pair:
+) -> PairedMargins:
+    """The margins of two policies, with what is needed to calibrate them.
+
+    Args:
+        scores: As `charm_rm.data.scores.read_scores` returns them.
+        elo: Ratings that hold both policies.
+        over_valued: The policy whose scores an offset moves.
+        reference: The policy that stays.
+
+    Returns:
+        Margins and ratings, on the prompts that both answered.
+
+    Raises:
+        DataError: If a policy is not in the scores or has no Elo, or they share fewer than 30
+            prompts.
+    """
     matrix = score_matrix(scores, [over_valued, reference])
     require_ratings(elo, matrix.policies)
     both = np.isfinite(matrix.values).all(axis=1)
-    pair = _Pair(
+    pair = PairedMargins(
         policy=over_valued,
         margins=matrix.values[both, 0] - matrix.values[both, 1],
         prompts=np.unique(matrix.prompts[both], return_inverse=True)[1],
+        prompt_ids=tuple(np.array(matrix.prompt_ids, dtype=object)[both]),
         ratings=elo.ratings(matrix.policies),
     )
     require_shared_prompts(pair.n_prompts, policy=over_valued, reference=reference)
@@ -142,43 +175,70 @@ def _pair_policies(
 
 
 def _solve_pair(
-    pair: _Pair, *, kind: WinRateKind, temperature: float, n_resamples: int, seed: int
+    pair: PairedMargins, *, kind: WinRateKind, temperature: float, n_resamples: int, seed: int
 ) -> Offset:
     """The offset of a pair, with its interval and with what it does to both win rates."""
-    margins, target = pair.margins, pair.target
     if kind == "hard":
-        offset = solve_hard_offset(margins, target)
+        offset = solve_hard_offset(pair.margins, pair.target)
     else:
-        offset = solve_offset(margins, target, temperature=temperature)
-    moved = margins + offset
-    offset_ends, mismatch_ends = _bootstrap(
+        offset = solve_offset(pair.margins, pair.target, temperature=temperature)
+    ends, mismatch_ends = _bootstrap(
         pair, kind=kind, temperature=temperature, n_resamples=n_resamples, seed=seed
     )
+    entry = describe_offset(
+        pair, offset=offset, ends=ends, category=None, kind=kind, temperature=temperature
+    )
+    return replace(
+        entry, mismatch_before_low=mismatch_ends[0], mismatch_before_high=mismatch_ends[1]
+    )
+
+
+def describe_offset(
+    pair: PairedMargins,
+    *,
+    offset: float,
+    ends: tuple[float, float],
+    category: str | None,
+    kind: WinRateKind,
+    temperature: float,
+) -> Offset:
+    """What an offset does to a pair; the interval of the mismatch by the delta method."""
+    margins, moved, target = pair.margins, pair.margins + offset, pair.target
     before, after = (
         float(wins(values, kind=kind, temperature=temperature).mean())
         for values in (margins, moved)
     )
+    mismatch = float(signed_mismatch(before, target))
+    error = mismatch_standard_error(
+        before,
+        target,
+        win_rate_error=win_rate_standard_error(
+            margins, kind=kind, temperature=temperature, prompts=pair.prompts
+        ),
+        expected_error=pair.target_error,
+    )
+    low, high = normal_interval(mismatch, standard_error=error)
     return Offset(
         policy=pair.policy,
-        category=None,
+        category=category,
         offset=offset,
-        offset_low=offset_ends[0],
-        offset_high=offset_ends[1],
-        n_prompts=pair.n_prompts,
+        offset_low=ends[0],
+        offset_high=ends[1],
+        n_prompts=len(np.unique(pair.prompts)),
         expected_win_rate=target,
         win_rate_before=sigmoid_win_rate(margins, temperature=temperature),
         win_rate_after=sigmoid_win_rate(moved, temperature=temperature),
         hard_win_rate_before=hard_win_rate(margins),
         hard_win_rate_after=hard_win_rate(moved),
-        mismatch_before=float(signed_mismatch(before, target)),
-        mismatch_before_low=mismatch_ends[0],
-        mismatch_before_high=mismatch_ends[1],
+        mismatch_before=mismatch,
+        mismatch_before_low=float(low),
+        mismatch_before_high=float(high),
         mismatch_after=float(signed_mismatch(after, target)),
     )
 
 
 def _bootstrap(
-    pair: _Pair, *, kind: WinRateKind, temperature: float, n_resamples: int, seed: int
+    pair: PairedMargins, *, kind: WinRateKind, temperature: float, n_resamples: int, seed: int
 ) -> tuple[tuple[float, float], tuple[float, float]]:
     """Intervals of the offset and of the mismatch before it: prompts and ratings drawn again."""
     rng = np.random.default_rng(seed)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from charm_rm.cli.audit import print_audit
-from charm_rm.cli.calibrate import say_offset
+from charm_rm.cli.calibrate import say_offsets
 from charm_rm.cli.console import print_json, record_run, say, warn
 from charm_rm.cli.options import Force, Json, Seed
 from charm_rm.cli.pairs import pairs_summary, say_pairs
@@ -86,7 +86,7 @@ def demo(
         return
     print_audit(before)
     say("")
-    say_offset(calibration)
+    say_offsets(calibration)
     say_pairs(made)
     say(f"Open {folder / 'report.html'} in a browser; beside it: audit.json, offsets.json, pairs.")
 

@@ -26,6 +26,10 @@ WinRateOption = Annotated[
     WinRate, typer.Option("--win-rate", help="Win rate that the mismatch and offset are from.")
 ]
 Temperature = Annotated[float, typer.Option(metavar="T", help="Score points per unit of log-odds.")]
+By = Annotated[
+    str | None,
+    typer.Option(metavar="COLUMN", help="Column of prompt categories.", show_default=False),
+]
 Resamples = Annotated[
     int, typer.Option("--resamples", metavar="N", min=1, help="Bootstrap resamples.")
 ]

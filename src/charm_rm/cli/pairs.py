@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from charm_rm.cli.console import print_json, say
-from charm_rm.cli.options import Force, Json, Scores
+from charm_rm.cli.options import By, Force, Json, Scores
 
 if TYPE_CHECKING:
     from charm_rm.pairs import PreferencePairs
@@ -43,6 +43,7 @@ def pairs(
         bool,
         typer.Option("--uncalibrated", help="Leave the offset out: the twin to compare with."),
     ] = False,
+    by: By = None,
     select: Annotated[
         Select,
         typer.Option(help="Of more than two candidates: best against worst, or every two."),
@@ -77,7 +78,7 @@ def pairs(
 
     refuse_existing(out, force=force)
     result = build_pairs(
-        read_scores(scores),
+        read_scores(scores, by=by or "category"),
         read_offsets(offsets),
         responses=read_responses(responses) if responses else None,
         uncalibrated=uncalibrated,

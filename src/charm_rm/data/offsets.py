@@ -64,6 +64,9 @@ class Calibration:
         offsets: One entry per policy (and category).
         warnings: Sentences for the user.
         made_by: Version, command, seed and input digests.
+        joint: Of offsets solved together: the policies, what is left of each pair's win rate
+            minus its expected one (a matrix, null where two share no prompts), its root mean
+            square before and after, and how far the fit converged.
     """
 
     reward_model: str
@@ -74,6 +77,7 @@ class Calibration:
     offsets: tuple[Offset, ...]
     warnings: tuple[str, ...]
     made_by: Mapping[str, Any]
+    joint: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The calibration as the document of an offsets file."""
@@ -158,10 +162,15 @@ def read_offsets(path: str | Path) -> Calibration:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
         known = {field.name for field in fields(Calibration)} - {"offsets"}
         return Calibration(
-            **{name: document[name] for name in known if name not in ("warnings", "made_by")},
+            **{
+                name: document[name]
+                for name in known
+                if name not in ("warnings", "made_by", "joint")
+            },
             offsets=tuple(Offset(**entry) for entry in document["offsets"]),
             warnings=tuple(document.get("warnings", ())),
             made_by=document.get("made_by", {}),
+            joint=document.get("joint"),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:120]

@@ -50,13 +50,15 @@ class ScoreMatrix:
         return self.values[:, self.policies.index(policy)]
 
 
-def read_scores(paths: Iterable[str | Path]) -> pl.DataFrame:
+def read_scores(paths: Iterable[str | Path], *, by: str = "category") -> pl.DataFrame:
     r"""One checked table of scores from any number of files.
 
     Args:
         paths: Files that `charm_rm.data.tables.read_table` reads, with columns ``prompt_id, policy,
             score`` and, if there, ``sample`` (else 0), ``reward_model`` (else the file's name),
             ``category, n_tokens, truncated``.
+        by: Column that is read as the ``category`` of a row; any other than ``category`` must be
+            there.
 
     Returns:
         The columns of ``SCORE_SCHEMA`` and the optional ones that all files have.
@@ -78,7 +80,7 @@ def read_scores(paths: Iterable[str | Path]) -> pl.DataFrame:
     names = [str(path) for path in paths]
     if not names:
         raise DataError("no scores given; name at least one file")
-    frames = [_read_one(name) for name in names]
+    frames = [_read_one(name, by=by) for name in names]
     shared = [column for column in frames[0].columns if all(column in f for f in frames)]
     frame = pl.concat([one.select(shared) for one in frames])
     repeat_free(frame, where=names[0] if len(names) == 1 else "scores")
@@ -91,17 +93,20 @@ def read_scores(paths: Iterable[str | Path]) -> pl.DataFrame:
     return frame
 
 
-def _read_one(name: str) -> pl.DataFrame:
+def _read_one(name: str, *, by: str) -> pl.DataFrame:
     frame = read_table(name)
-    require_columns(frame, ("prompt_id", "policy", "score"), where=name)
+    wanted = ("prompt_id", "policy", "score", *([by] if by != "category" else []))
+    require_columns(frame, wanted, where=name)
+    if by != "category":
+        frame = frame.with_columns(pl.col(by).cast(pl.String).alias("category"))
     if frame.is_empty():
         raise DataError(f"{name}: no rows; give a file with scores")
     if "sample" not in frame.columns:
         frame = frame.with_columns(pl.lit(0).alias("sample"))
     if "reward_model" not in frame.columns:
         frame = frame.with_columns(pl.lit(Path(name).stem).alias("reward_model"))
-    wanted = SCORE_SCHEMA | {name: kind for name, kind in OPTIONAL.items() if name in frame.columns}
-    cast = frame.select(pl.col(column).cast(kind, strict=False) for column, kind in wanted.items())
+    schema = SCORE_SCHEMA | {name: kind for name, kind in OPTIONAL.items() if name in frame.columns}
+    cast = frame.select(pl.col(column).cast(kind, strict=False) for column, kind in schema.items())
     _refuse_unusable(frame, cast, where=name)
     return cast
 
