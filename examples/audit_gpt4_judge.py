@@ -17,11 +17,12 @@ from charm_rm.audit import audit_scores
 from charm_rm.calibrate import calibrate_pair
 from charm_rm.cli.audit import print_audit
 from charm_rm.cli.calibrate import say_offsets
+from charm_rm.cli.console import warn
 from charm_rm.data.aliases import name_models
 from charm_rm.data.leaderboards import read_leaderboard
 
-# Not the baseline, gpt4_1106_preview: the judge over-values it, so that every other policy lies
-# below its Elo against it.
+# Not gpt4_1106_preview, the opponent in all of the judge's comparisons: its own score is constant,
+# and every other policy lies below its Elo against it.
 REFERENCE = "claude-2.1"
 LEAST = 1e-4  # the judge's log-probabilities are cut here: beyond it they are rounding
 
@@ -50,6 +51,7 @@ def main(data: Path) -> None:
     elo = name_models(board, scores["policy"].unique().sort()).table
     rated = scores.filter(pl.col("policy").is_in(elo.models))
     audit = audit_scores(rated, elo, reference=REFERENCE, win_rate="hard")
+    warn(audit.warnings)
     print_audit(audit)
     pair = audit.suggested_pair
     if pair is not None:

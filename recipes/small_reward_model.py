@@ -41,7 +41,8 @@ BASELINE = "gpt4_1106_preview"  # what the judge compared every output with
 LEFT_OUT = "NullModel"  # answers every prompt with one text that fools the judge
 PER_PROMPT_TRAIN = 7  # drawn policies, beside the baseline and the four strong FuseChat ones
 PER_PROMPT_TEST = 6
-# Policies that training never sees: all of the audit's that the judge labelled, and others.
+# Policies that training never sees: those of the audit that the judge labelled but for the
+# baseline, which every label is relative to, and others.
 HELD_OUT = (
     "OpenHermes-2.5-Mistral-7B",
     "gpt-3.5-turbo-1106",

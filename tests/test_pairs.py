@@ -79,6 +79,22 @@ def test_an_exact_tie_gives_no_pair_and_is_counted(
     assert "p007" not in twin.frame["prompt_id"].to_list()
 
 
+def test_scores_in_tenths_tie_whatever_their_rounding(calibration: Calibration) -> None:
+    rows = make_scores(50, decimals=1)
+    other = rows.filter(pl.col("policy") == MINI)
+    same = other.with_columns(pl.lit(SIMPO).alias("policy"), pl.col("score") + 0.3)
+    offset = replace(calibration.offsets[0], offset=-0.3)
+    both = pl.concat([other, same])
+    assert (both.filter(pl.col("policy") == SIMPO)["score"] - 0.3 != other["score"]).any()
+    pairs = build_pairs(both, replace(calibration, offsets=(offset,)))
+    assert (pairs.n_ties, len(pairs.frame)) == (50, 0)
+
+
+def test_an_empty_margin_band_is_refused(scores: pl.DataFrame, calibration: Calibration) -> None:
+    with pytest.raises(ValueError, match=r"no margin is at least 5\.0 and at most 1\.0"):
+        build_pairs(scores, calibration, min_margin=5.0, max_margin=1.0)
+
+
 def test_two_equal_texts_give_no_pair_and_are_counted(
     scores: pl.DataFrame, calibration: Calibration
 ) -> None:

@@ -5,12 +5,13 @@ Every policy is set against one reference on the prompts that both answered. Its
 bootstrap over prompts, with the ratings drawn from their own intervals, gives its uncertainty.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from charm_rm.core.elo import draw_elo, elo_standard_error, expected_win_rate
@@ -55,10 +56,11 @@ class PolicyAudit:
         adjusted_p_value: Of a mismatch of 0, two-sided, by the bootstrap's standard error;
             adjusted for the number of policies (Benjamini-Hochberg).
         detectable_mismatch: Smallest Mismatch Degree that would be found at 5% with a chance of
-            80%, given these prompts and ratings.
+            80%, given these prompts and ratings, were this the only policy.
         verdict: ``"over-valued"`` or ``"under-valued"`` where the adjusted p-value is at most 0.05;
-            else ``"not shown"``, or ``"too few prompts"`` where a Mismatch Degree of 0.1 would
-            likely have been missed; ``"reference"`` for the reference.
+            else ``"not shown"``, or ``"too few prompts"`` where ``detectable_mismatch`` is over
+            0.1, so that even a mismatch of that size could have been missed (by the prompts or,
+            where they are many, by the ratings); ``"reference"`` for the reference.
     """
 
     policy: str
@@ -167,7 +169,8 @@ def audit_scores(
     Raises:
         DataError: If there is a single policy, one has no Elo, the reference is unknown, or a
             policy shares fewer than 30 prompts with the reference.
-        ValueError: If ``win_rate`` or ``temperature`` is invalid.
+        ValueError: If ``win_rate`` or ``temperature`` is invalid, or there are fewer than two
+            resamples.
 
     Example:
         >>> from charm_rm.data.arena import read_elo
@@ -187,17 +190,19 @@ def audit_scores(
     chosen = reference or matrix.policies[int(np.argmax(ratings[:, 0]))]
     if chosen not in matrix.policies:
         raise not_found("reference", chosen, matrix.policies, where="scores")
-    draws = _draw(matrix, ratings, n_resamples=n_resamples, seed=seed)
-    found = _audit_against(
-        matrix,
-        ratings,
-        reference=matrix.policies.index(chosen),
-        kind=win_rate,
-        temperature=temperature,
-        draws=draws,
-    )
+    at = matrix.policies.index(chosen)
+    margins = matrix.values - matrix.values[:, [at]]
+    _require_shared(matrix, margins, reference=chosen)
+    outcomes = {
+        "chosen": wins(margins, kind=win_rate, temperature=temperature),
+        "sigmoid": wins(margins, kind="sigmoid", temperature=temperature),
+        "hard": wins(margins, kind="hard"),
+    }
+    columns = np.hstack([outcomes["chosen"], outcomes["hard"], matrix.values])
+    draws = _draw(columns, ratings, prompts=matrix.prompts, n_resamples=n_resamples, seed=seed)
+    found = _audit_policies(matrix, ratings, outcomes=outcomes, draws=draws, reference=at)
     policies = tuple(sorted(found, key=lambda entry: -entry.mean_score))
-    pearson_low, pearson_high = _pearson_interval(draws, matrix.values)
+    pearson_low, pearson_high = _pearson_interval(draws)
     means = pl.DataFrame({"score": [p.mean_score for p in found], "elo": ratings[:, 0]})
     return Audit(
         reference=chosen,
@@ -218,90 +223,87 @@ def audit_scores(
     )
 
 
-def _audit_against(
-    matrix: ScoreMatrix,
-    ratings: Floats,
-    *,
-    reference: int,
-    kind: WinRateKind,
-    temperature: float,
-    draws: "_Draws",
-) -> list[PolicyAudit]:
-    """One entry per policy of the matrix, in its order."""
-    margins = matrix.values - matrix.values[:, [reference]]
-    outcomes = wins(margins, kind=kind, temperature=temperature)
-    n_prompts = [len(np.unique(matrix.prompts[np.isfinite(column)])) for column in margins.T]
-    for policy, n_shared in zip(matrix.policies, n_prompts, strict=True):
-        require_shared_prompts(n_shared, policy=policy, reference=matrix.policies[reference])
-    expected = expected_win_rate(ratings[:, 0], ratings[reference, 0])
-    rates = np.nanmean(outcomes, axis=0)
-    sigmoid = np.nanmean(wins(margins, kind="sigmoid", temperature=temperature), axis=0)
-    hard = np.nanmean(wins(margins, kind="hard"), axis=0)
-    signed = signed_mismatch(rates, expected)
-    resampled = signed_mismatch(
-        draws.means(outcomes), expected_win_rate(draws.ratings, draws.ratings[:, [reference]])
-    )
-    low, high = percentile_interval(resampled, level=LEVEL)
-    hard_low, hard_high = percentile_interval(draws.means(wins(margins, kind="hard")), level=LEVEL)
-    errors = resampled.std(axis=0, ddof=1)
-    adjusted = _adjusted_p_values(signed, errors, reference=reference)
-    detectable = (ndtri(0.5 * (1.0 + LEVEL)) + ndtri(POWER)) * errors
-    verdicts = [
-        "reference" if at == reference else _verdict(signed[at], adjusted[at], detectable[at])
-        for at in range(len(signed))
-    ]
-    return [
-        PolicyAudit(
-            policy=policy,
-            elo=float(ratings[at, 0]),
-            elo_low=_known(ratings[at, 1]),
-            elo_high=_known(ratings[at, 2]),
-            n_prompts=n_prompts[at],
-            mean_score=float(np.nanmean(matrix.values[:, at])),
-            expected_win_rate=float(expected[at]),
-            win_rate=float(rates[at]),
-            sigmoid_win_rate=float(sigmoid[at]),
-            hard_win_rate=float(hard[at]),
-            signed_mismatch=float(signed[at]),
-            mismatch_degree=float(mismatch_degree(rates[at], expected[at])),
-            mismatch_low=float(low[at]),
-            mismatch_high=float(high[at]),
-            over_valued=verdicts[at] == "over-valued",
-            hard_win_rate_low=float(hard_low[at]),
-            hard_win_rate_high=float(hard_high[at]),
-            adjusted_p_value=float(adjusted[at]),
-            detectable_mismatch=float(detectable[at]),
-            verdict=verdicts[at],
-        )
-        for at, policy in enumerate(matrix.policies)
-    ]
-
-
 @dataclass(frozen=True)
 class _Draws:
-    """Prompts and ratings, drawn again.
+    """What comes out with the prompts and the ratings drawn again, (n_resamples, n_policies)."""
 
-    Attributes:
-        counts: How often each row is in each resample, shape (n_resamples, n_rows).
-        ratings: Elo points, shape (n_resamples, n_policies).
-    """
-
-    counts: Floats
+    rates: Floats
+    hard_rates: Floats
+    mean_scores: Floats
     ratings: Floats
 
-    def means(self, values: Floats) -> Floats:
-        """Column means in each resample, shape (n_resamples, n_policies)."""
-        return resampled_means(values, self.counts)
 
-
-def _draw(matrix: ScoreMatrix, ratings: Floats, *, n_resamples: int, seed: int) -> _Draws:
+def _draw(
+    columns: Floats, ratings: Floats, *, prompts: NDArray[np.int64], n_resamples: int, seed: int
+) -> _Draws:
+    """Resampled means of outcomes, hard outcomes and scores, side by side in ``columns``."""
+    if n_resamples < 2:
+        raise ValueError(f"an interval needs at least 2 resamples, got {n_resamples}")
     rng = np.random.default_rng(seed)
-    blocks = resample_counts(int(matrix.prompts.max()) + 1, n_resamples=n_resamples, rng=rng)
-    counts = np.concatenate([block[:, matrix.prompts] for block in blocks])
+    blocks = resample_counts(int(prompts.max()) + 1, n_resamples=n_resamples, rng=rng)
+    means = np.concatenate([resampled_means(columns, counts[:, prompts]) for counts in blocks])
     error = elo_standard_error(ratings[:, 1], ratings[:, 2])
     stream = np.random.default_rng([seed, 1])  # of its own, apart from the prompts'
     drawn = draw_elo(ratings[:, 0], error, n_draws=n_resamples, rng=stream)
-    return _Draws(counts, drawn)
+    rates, hard_rates, mean_scores = np.hsplit(means, 3)
+    return _Draws(rates, hard_rates, mean_scores, drawn)
+
+
+def _require_shared(matrix: ScoreMatrix, margins: Floats, *, reference: str) -> None:
+    for policy, column in zip(matrix.policies, margins.T, strict=True):
+        n_shared = len(np.unique(matrix.prompts[np.isfinite(column)]))
+        require_shared_prompts(n_shared, policy=policy, reference=reference)
+
+
+def _audit_policies(
+    matrix: ScoreMatrix,
+    ratings: Floats,
+    *,
+    outcomes: Mapping[str, Floats],
+    draws: _Draws,
+    reference: int,
+) -> list[PolicyAudit]:
+    """One entry per policy of the matrix, in its order."""
+    expected = expected_win_rate(ratings[:, 0], ratings[reference, 0])
+    rates, sigmoid, hard = (np.nanmean(values, axis=0) for values in outcomes.values())
+    signed = signed_mismatch(rates, expected)
+    drawn_expected = expected_win_rate(draws.ratings, draws.ratings[:, [reference]])
+    drawn = signed_mismatch(draws.rates, drawn_expected)
+    low, high = percentile_interval(drawn, level=LEVEL)
+    hard_low, hard_high = percentile_interval(draws.hard_rates, level=LEVEL)
+    errors = drawn.std(axis=0, ddof=1)
+    adjusted = _adjusted_p_values(signed, errors, reference=reference)
+    detectable = (ndtri(0.5 * (1.0 + LEVEL)) + ndtri(POWER)) * errors
+    found = []
+    for at, policy in enumerate(matrix.policies):
+        answered = np.isfinite(outcomes["chosen"][:, at])
+        verdict = _verdict(signed[at], adjusted[at], detectable[at])
+        verdict = "reference" if at == reference else verdict
+        found.append(
+            PolicyAudit(
+                policy=policy,
+                elo=float(ratings[at, 0]),
+                elo_low=_known(ratings[at, 1]),
+                elo_high=_known(ratings[at, 2]),
+                n_prompts=len(np.unique(matrix.prompts[answered])),
+                mean_score=float(np.nanmean(matrix.values[:, at])),
+                expected_win_rate=float(expected[at]),
+                win_rate=float(rates[at]),
+                sigmoid_win_rate=float(sigmoid[at]),
+                hard_win_rate=float(hard[at]),
+                signed_mismatch=float(signed[at]),
+                mismatch_degree=float(mismatch_degree(rates[at], expected[at])),
+                mismatch_low=float(low[at]),
+                mismatch_high=float(high[at]),
+                over_valued=verdict == "over-valued",
+                hard_win_rate_low=float(hard_low[at]),
+                hard_win_rate_high=float(hard_high[at]),
+                adjusted_p_value=float(adjusted[at]),
+                detectable_mismatch=float(detectable[at]),
+                verdict=verdict,
+            )
+        )
+    return found
 
 
 def _adjusted_p_values(signed: Floats, errors: Floats, *, reference: int) -> Floats:
@@ -339,8 +341,7 @@ def _warnings(policies: Sequence[PolicyAudit]) -> tuple[str, ...]:
     return (
         f"sigmoid and hard win rates differ by more than {MAX_DISAGREEMENT} for {len(apart)} of "
         f"{len(policies)} policies, most for {worst.policy} ({worst.sigmoid_win_rate:.3f} and "
-        f"{worst.hard_win_rate:.3f}): the scores are not log-odds, so look at --win-rate hard or "
-        "fit --temperature",
+        f"{worst.hard_win_rate:.3f}): what is found depends on which one is used, so see both",
     )
 
 
@@ -349,10 +350,9 @@ def _correlation(means: pl.DataFrame, method: Literal["pearson", "spearman"]) ->
     return _known(np.nan if value is None else value)
 
 
-def _pearson_interval(draws: _Draws, values: Floats) -> tuple[float | None, float | None]:
+def _pearson_interval(draws: _Draws) -> tuple[float | None, float | None]:
     """Ends of the interval of the correlation, the policies being the ones there are."""
-    score = draws.means(values)
-    score -= score.mean(axis=1, keepdims=True)
+    score = draws.mean_scores - draws.mean_scores.mean(axis=1, keepdims=True)
     elo = draws.ratings - draws.ratings.mean(axis=1, keepdims=True)
     norm = np.sqrt((score**2).sum(axis=1) * (elo**2).sum(axis=1))
     if not np.all(norm > 0.0):

@@ -251,9 +251,11 @@ def _bootstrap(
         counts, aims = block[:, pair.prompts], targets[at : at + len(block)]
         rates.append(resampled_means(outcomes, counts)[:, 0])
         if kind == "hard":
-            offsets.append(solve_resampled_hard_offsets(pair.margins, counts, aims))
+            offsets.append(solve_resampled_hard_offsets(pair.margins, counts, targets=aims))
         else:
-            solved = solve_resampled_offsets(pair.margins, counts, aims, temperature=temperature)
+            solved = solve_resampled_offsets(
+                pair.margins, counts, targets=aims, temperature=temperature
+            )
             offsets.append(solved)
         at += len(block)
     mismatch = signed_mismatch(np.concatenate(rates), targets)

@@ -2,7 +2,7 @@
 
 The candidates are the policies that have an offset, and the reference. Of two, the chosen response
 is the one with the higher score after the offset (paper, section 4.2); of more, the best is set
-against the worst (A.6), or every two. An exact tie gives no pair: it teaches nothing.
+against the worst (A.6), or every two. A tie gives no pair: it teaches nothing.
 """
 
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from typing import Literal
 
 import polars as pl
 
+from charm_rm.core.win_rates import tie_width
 from charm_rm.data.offsets import Calibration, apply_offsets
 from charm_rm.data.tables import DataError, not_found
 
@@ -28,9 +29,9 @@ class PreferencePairs:
         n_shared: Prompts (and samples) that at least two candidates have scores for.
         n_ties: Pairs dropped because the calibrated scores are equal.
         n_outside: Pairs dropped because their margin lies outside the wanted band.
-        n_capped: Pairs dropped because their prompt has enough.
         n_equal_texts: Pairs dropped because both responses are the same text.
-        n_flipped: Pairs in which the offset changed which response is chosen.
+        n_capped: Pairs dropped because their prompt has enough.
+        n_flipped: Pairs whose two responses stand the other way round without the offsets.
         flips: Of these, how many each policy has a part in.
         chosen_share: Share of its pairs in which each policy is chosen; 0 where it has none.
     """
@@ -39,8 +40,8 @@ class PreferencePairs:
     n_shared: int
     n_ties: int
     n_outside: int
-    n_capped: int
     n_equal_texts: int
+    n_capped: int
     n_flipped: int
     flips: dict[str, int]
     chosen_share: dict[str, float]
@@ -77,7 +78,8 @@ def build_pairs(
     Raises:
         DataError: If the scores lack a candidate, are of another reward model, the candidates share
             no prompt, or a scored response is not among the responses.
-        ValueError: If ``select`` is unknown, or ``per_prompt`` is not positive.
+        ValueError: If ``select`` is unknown, the margin band is empty, or ``per_prompt`` is not
+            positive.
 
     Example:
         >>> from charm_rm.data.offsets import Offset
@@ -94,21 +96,23 @@ def build_pairs(
         >>> pairs.frame.select("chosen_policy", "margin", "flipped").row(0)
         ('b', 0.5, True)
     """
+    if not min_margin <= max_margin:
+        raise ValueError(f"no margin is at least {min_margin} and at most {max_margin}")
     if per_prompt is not None and per_prompt < 1:
         raise ValueError(f"at most {per_prompt} pairs per prompt leaves none; give 1 or more")
     if select not in ("best-worst", "all"):
         raise ValueError(f"select must be 'best-worst' or 'all', got {select!r}")
     candidates = _candidates(scores, calibration, uncalibrated=uncalibrated)
     paired = _best_worst(candidates) if select == "best-worst" else _all_pairs(candidates)
-    decided = paired.filter(pl.col("margin") > 0.0)
+    decided = paired.filter(pl.col("margin") > tie_width(paired["margin"].to_numpy()))
     inside = decided.filter(pl.col("margin").is_between(min_margin, max_margin))
-    capped = inside.sort(*KEY, "margin", descending=[False, False, True], maintain_order=True)
-    if per_prompt is not None:
-        capped = capped.group_by(KEY, maintain_order=True).head(per_prompt)
-    frame = capped
+    written = inside
     if responses is not None:
-        with_texts = _add_texts(capped, responses)
-        frame = with_texts.filter(pl.col("chosen") != pl.col("rejected"))
+        with_texts = _add_texts(inside, responses)
+        written = with_texts.filter(pl.col("chosen") != pl.col("rejected"))
+    frame = written.sort(*KEY, "margin", descending=[False, False, True], maintain_order=True)
+    if per_prompt is not None:
+        frame = frame.group_by(KEY, maintain_order=True).head(per_prompt)
     flipped = frame.filter("flipped")
     policies = candidates["policy"].unique().sort().to_list()
     return PreferencePairs(
@@ -116,8 +120,8 @@ def build_pairs(
         n_shared=candidates.select(KEY).n_unique(),
         n_ties=len(paired) - len(decided),
         n_outside=len(decided) - len(inside),
-        n_capped=len(inside) - len(capped),
-        n_equal_texts=len(capped) - len(frame),
+        n_equal_texts=len(inside) - len(written),
+        n_capped=len(written) - len(frame),
         n_flipped=len(flipped),
         flips={name: _n_with(flipped, name) for name in policies},
         chosen_share={

@@ -36,6 +36,11 @@ def test_calling_the_other_model_the_policy_only_turns_the_sign(rate: float, tar
     assert swapped == pytest.approx(-float(signed_mismatch(rate, target)), abs=1e-12)
 
 
+@given(st.floats(0, 1), inside)
+def test_the_mismatch_degree_lies_between_0_and_1(rate: float, target: float) -> None:
+    assert 0.0 <= float(mismatch_degree(rate, target)) <= 1.0
+
+
 @given(inside)
 def test_a_win_rate_as_expected_has_no_mismatch(target: float) -> None:
     assert mismatch_degree(target, target) == 0.0

@@ -82,7 +82,7 @@ def test_resampled_roots_equal_one_root_at_a_time(temperature: float) -> None:
     values = temperature * rng.standard_t(2, size=37)
     counts = rng.integers(0, 4, size=(25, 37)).astype(np.float64)
     aims = rng.uniform(0.02, 0.98, size=25)
-    roots = solve_resampled_offsets(values, counts, aims, temperature=temperature)
+    roots = solve_resampled_offsets(values, counts, targets=aims, temperature=temperature)
     for row, aim, root in zip(counts, aims, roots, strict=True):
         drawn = np.repeat(values, row.astype(int))
         assert root == pytest.approx(
@@ -93,18 +93,40 @@ def test_resampled_roots_equal_one_root_at_a_time(temperature: float) -> None:
 def test_resampled_roots_survive_two_far_clusters_of_margins() -> None:
     # between the clusters the win rate is flat, where plain Newton steps run away
     values = np.concatenate([np.full(20, -25.0), np.full(20, 25.0)])
-    roots = solve_resampled_offsets(values, np.ones((3, 40)), np.array([0.25, 0.5, 0.999]))
+    roots = solve_resampled_offsets(values, np.ones((3, 40)), targets=np.array([0.25, 0.5, 0.999]))
     for root, aim in zip(roots, (0.25, 0.5, 0.999), strict=True):
         assert sigmoid_win_rate(values + root) == pytest.approx(aim, abs=1e-9)
 
 
-def test_resampled_hard_offsets_equal_one_at_a_time_without_ties() -> None:
+@pytest.mark.parametrize("decimals", [0, 1, 8])
+def test_resampled_hard_offsets_equal_one_resample_at_a_time(decimals: int) -> None:
     rng = np.random.default_rng(1)
-    values = rng.normal(size=51)
-    aims = rng.uniform(0.05, 0.95, size=20)
-    offsets = solve_resampled_hard_offsets(values, np.ones((20, 51)), aims)
-    for aim, offset in zip(aims, offsets, strict=True):
-        assert offset == pytest.approx(solve_hard_offset(values, aim))
+    values = np.round(rng.normal(size=51), decimals)
+    counts = rng.integers(0, 4, size=(60, 51)).astype(np.float64)
+    aims = rng.uniform(0.05, 0.95, size=60)
+    offsets = solve_resampled_hard_offsets(values, counts, targets=aims)
+    for row, aim, offset in zip(counts, aims, offsets, strict=True):
+        drawn = np.repeat(values, row.astype(int))
+        alone = solve_hard_offset(drawn, aim)
+        assert hard_win_rate(drawn + offset) == pytest.approx(hard_win_rate(drawn + alone))
+        if abs(hard_win_rate(drawn + offset) - aim) <= 0.5 / len(drawn) and row.min(initial=1) > 0:
+            assert offset == pytest.approx(alone)
+
+
+def test_the_step_of_a_resample_does_not_end_at_a_prompt_that_was_not_drawn() -> None:
+    values = np.array([0.0, 1.0, 2.0, 3.0])
+    counts = np.array([[1.0, 0.0, 0.0, 1.0]])
+    assert solve_resampled_hard_offsets(values, counts, targets=np.array([0.5])) == -1.5
+
+
+def test_scores_in_tenths_tie_whatever_their_rounding() -> None:
+    rng = np.random.default_rng(0)
+    other = rng.integers(-50, 50, 200) / 10
+    margins = (other + 0.3) - other  # 0.3, and numbers next to it
+    assert len(np.unique(margins)) > 1
+    offset = solve_hard_offset(margins, 0.42)
+    assert offset == pytest.approx(-0.3)
+    assert hard_win_rate(margins + offset) == 0.5
 
 
 @pytest.mark.parametrize("target", [0.0, 1.0, np.nan])
@@ -113,7 +135,7 @@ def test_a_target_outside_the_open_interval_is_refused(target: float) -> None:
         with pytest.raises(ValueError, match="target win rate"):
             solve(np.array([1.0, 2.0]), target)
     with pytest.raises(ValueError, match="target win rates"):
-        solve_resampled_offsets(np.array([1.0]), np.ones((1, 1)), np.array([target]))
+        solve_resampled_offsets(np.array([1.0]), np.ones((1, 1)), targets=np.array([target]))
 
 
 def test_margins_with_nan_are_refused() -> None:

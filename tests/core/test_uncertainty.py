@@ -113,7 +113,7 @@ def test_mismatch_agrees_with_the_bootstrap(kind: WinRateKind) -> None:
 def test_offset_agrees_with_the_bootstrap(temperature: float) -> None:
     values = realistic_margins()
     counts, targets = bootstrap(values, n_resamples=1000)
-    resampled = solve_resampled_offsets(values, counts, targets, temperature=temperature)
+    resampled = solve_resampled_offsets(values, counts, targets=targets, temperature=temperature)
     found = offset_standard_error(
         values, TARGET, temperature=temperature, target_error=target_error()
     )
@@ -123,7 +123,7 @@ def test_offset_agrees_with_the_bootstrap(temperature: float) -> None:
 def test_hard_offset_agrees_with_the_bootstrap() -> None:
     values = realistic_margins(seed=1)
     counts, targets = bootstrap(values)
-    resampled = solve_resampled_hard_offsets(values, counts, targets)
+    resampled = solve_resampled_hard_offsets(values, counts, targets=targets)
     found = offset_standard_error(values, TARGET, kind="hard", target_error=target_error())
     assert found == pytest.approx(resampled.std(), rel=0.1)
 

@@ -90,7 +90,8 @@ def print_audit(result: "Audit") -> None:
     kind = result.win_rate_kind
     console.print(
         f"\nMean score and Elo over {len(result.policies)} policies: "
-        f"Pearson {_two_digits(result.pearson)}, Spearman {_two_digits(result.spearman)}. "
+        f"Pearson {_two_digits(result.pearson)}{_interval(result)}, "
+        f"Spearman {_two_digits(result.spearman)}. "
         f"Mismatch from the {kind} win rate, signed (Eq. 5)."
     )
     if result.suggested_pair is None:
@@ -105,6 +106,12 @@ def print_audit(result: "Audit") -> None:
 
 def _two_digits(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.2f}"
+
+
+def _interval(result: "Audit") -> str:
+    if result.pearson_low is None or result.pearson_high is None:
+        return ""
+    return f" (95% interval {result.pearson_low:.2f} to {result.pearson_high:.2f})"
 
 
 def _audit_row(entry: "PolicyAudit") -> tuple[str, ...]:

@@ -59,7 +59,8 @@ def demo(
     from charm_rm.data.responses import read_responses
     from charm_rm.pairs import build_pairs
 
-    folder = _prepare_folder(out, force=force)
+    folder = _check_folder(out, force=force)
+    texts = read_responses(responses) if responses else None
     scores, elo = _bundled_scores(), read_elo("table7")
     about = ABOUT.format(n=scores["prompt_id"].n_unique())
     say(about)
@@ -77,7 +78,6 @@ def demo(
     )
     calibrated = apply_offsets(scores, calibration).with_columns(score="calibrated_score")
     after = audit_scores(calibrated, elo, reference=REFERENCE, seed=seed)
-    texts = read_responses(responses) if responses else None
     made = build_pairs(scores, calibration, responses=texts)
     _write_all(folder, before, after, calibration, made, about)
     if json:
@@ -91,13 +91,12 @@ def demo(
     say(f"Open {folder / 'report.html'} in a browser; beside it: audit.json, offsets.json, pairs.")
 
 
-def _prepare_folder(out: str, *, force: bool) -> Path:
+def _check_folder(out: str, *, force: bool) -> Path:
     from charm_rm.data.tables import DataError
 
     folder = Path(out)
     if folder.exists() and not (force and folder.is_dir()):
         raise DataError(f"{out}: exists already; give --force to write into it, or another --out")
-    folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
@@ -126,6 +125,7 @@ def _write_all(
     from charm_rm.report.charts import draw_figures, save_figures
     from charm_rm.report.page import render_page
 
+    folder.mkdir(parents=True, exist_ok=True)
     write_json(before.to_json(), folder / "audit.json", force=True)
     write_json(calibration.to_json(), folder / "offsets.json", force=True)
     write_preferences(made.frame, folder / "pairs.parquet", force=True)
@@ -136,7 +136,7 @@ def _write_all(
         pairs=made,
         title="charm demo: 20 policies, one small reward model",
         provenance={"Scores": about, "Elo table": RATINGS},
-        commands=["charm demo"],
+        commands=[calibration.made_by["command"]],
     )
     write_text(page, folder / "report.html", force=True)
     charts = draw_figures(before, after)

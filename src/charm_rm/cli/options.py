@@ -31,7 +31,7 @@ By = Annotated[
     typer.Option(metavar="COLUMN", help="Column of prompt categories.", show_default=False),
 ]
 Resamples = Annotated[
-    int, typer.Option("--resamples", metavar="N", min=1, help="Bootstrap resamples.")
+    int, typer.Option("--resamples", metavar="N", min=2, help="Bootstrap resamples.")
 ]
 Seed = Annotated[int, typer.Option(metavar="N", help="Seed of everything random.")]
 Json = Annotated[

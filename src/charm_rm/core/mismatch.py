@@ -15,7 +15,7 @@ def signed_mismatch(win_rate: ArrayLike, expected: ArrayLike) -> NDArray[np.floa
         expected: Elo-expected win rates, probabilities strictly between 0 and 1. Broadcasts.
 
     Returns:
-        Values in (-2, 2), of the broadcast shape.
+        Values in [-1, 1], of the broadcast shape.
 
     Raises:
         ValueError: If an expected win rate is not strictly between 0 and 1.
@@ -38,7 +38,7 @@ def mismatch_degree(win_rate: ArrayLike, expected: ArrayLike) -> NDArray[np.floa
         expected: Elo-expected win rates, probabilities strictly between 0 and 1. Broadcasts.
 
     Returns:
-        Values in [0, 2), of the broadcast shape; 0 where both rates agree.
+        Values in [0, 1], of the broadcast shape; 0 where both rates agree.
 
     Raises:
         ValueError: If an expected win rate is not strictly between 0 and 1.

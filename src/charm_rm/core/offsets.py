@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import expit, logit
 
-from charm_rm.core.win_rates import Floats, check_margins
+from charm_rm.core.win_rates import Floats, check_margins, tie_width
 
 N_NEWTON_STEPS = 60
 RESIDUAL = 1e-12  # win rate left at the root of a resample
@@ -41,8 +41,7 @@ def solve_offset(margins: Floats, target: float, *, temperature: float = 1.0) ->
         -2.0
     """
     _check_target(target)
-    if not 0.0 < temperature < np.inf:
-        raise ValueError(f"temperature must be positive and finite, got {temperature}")
+    _check_temperature(temperature)
     scaled = check_margins(margins) / temperature
     # Were every margin as large as the largest, logit(target) - max would be the root. The
     # real margins are smaller, so the root lies above it; and below the twin bound from the
@@ -64,7 +63,8 @@ def solve_hard_offset(margins: Floats, target: float) -> float:
     the nearest step is within 1/(2N). With equal margins a step can be wider: the rate
     then stays at the nearest reachable value, which may mean to stop exactly on the margin
     (those prompts become ties, half a win each). The offset returned lies in the middle of its
-    step, as far as possible from making new ties.
+    step, as far as possible from making new ties. Margins that differ by rounding are equal
+    (`charm_rm.core.win_rates.tie_width`).
 
     Args:
         margins: As for `solve_offset`, shape (n_prompts,).
@@ -80,21 +80,14 @@ def solve_hard_offset(margins: Floats, target: float) -> float:
         >>> solve_hard_offset(np.array([1.0, 2.0, 3.0, 4.0]), 0.5)
         -2.5
     """
+    values = check_margins(margins)
     _check_target(target)
-    values, counts = np.unique(check_margins(margins), return_counts=True)
-    n = counts.sum()
-    gap_rates = 1.0 - np.concatenate([[0], np.cumsum(counts)]) / n
-    gap = int(np.argmin(np.abs(gap_rates - target)))
-    residual = abs(gap_rates[gap] - target)
-    tie_rates = 0.5 * (gap_rates[:-1] + gap_rates[1:])
-    tie = int(np.argmin(np.abs(tie_rates - target)))
-    if residual > 0.5 / n and abs(tie_rates[tie] - target) < residual:
-        return float(-values[tie])
-    return float(-_gap_middles(values)[gap])
+    once = np.ones((1, values.size))
+    return float(solve_resampled_hard_offsets(values, once, targets=np.array([target]))[0])
 
 
 def solve_resampled_offsets(
-    margins: Floats, counts: Floats, targets: Floats, *, temperature: float = 1.0
+    margins: Floats, counts: Floats, *, targets: Floats, temperature: float = 1.0
 ) -> Floats:
     """Roots of Eq. 4 for many resamples of the same prompts, each with its own target.
 
@@ -116,23 +109,25 @@ def solve_resampled_offsets(
 
     Example:
         >>> once_each = np.ones((1, 2))
-        >>> solve_resampled_offsets(np.array([1.0, 3.0]), once_each, np.array([0.5])).round(6)
+        >>> targets = np.array([0.5])
+        >>> solve_resampled_offsets(np.array([1.0, 3.0]), once_each, targets=targets).round(6)
         array([-2.])
     """
+    _check_temperature(temperature)
     scaled = check_margins(margins) / temperature
     if not np.all((targets > 0.0) & (targets < 1.0)):
         raise ValueError("target win rates must lie strictly between 0 and 1")
     centre = solve_offset(scaled, float(np.median(targets)))
     step = max(1, BLOCK // scaled.size)
     roots = [
-        _newton_block(scaled, counts[at : at + step], targets[at : at + step], centre)
+        _newton_block(scaled, counts[at : at + step], targets=targets[at : at + step], start=centre)
         for at in range(0, len(targets), step)
     ]
     return np.concatenate(roots) * temperature
 
 
-def solve_resampled_hard_offsets(margins: Floats, counts: Floats, targets: Floats) -> Floats:
-    """Twin of `solve_hard_offset` for many resamples: the middle of the nearest step.
+def solve_resampled_hard_offsets(margins: Floats, counts: Floats, *, targets: Floats) -> Floats:
+    """`solve_hard_offset` for many resamples of the same prompts, each with its own target.
 
     Args:
         margins: Score points, shape (n_prompts,).
@@ -147,20 +142,37 @@ def solve_resampled_hard_offsets(margins: Floats, counts: Floats, targets: Float
 
     Example:
         >>> counts = np.array([[1.0, 1.0], [2.0, 0.0]])
-        >>> solve_resampled_hard_offsets(np.array([1.0, 3.0]), counts, np.array([0.5, 0.1]))
-        array([-2., -2.])
+        >>> targets = np.array([0.5, 0.1])
+        >>> solve_resampled_hard_offsets(np.array([1.0, 3.0]), counts, targets=targets)
+        array([-2., -3.])
     """
-    order = np.argsort(check_margins(margins), kind="stable")
-    values, first = np.unique(margins[order], return_index=True)
-    per_value = np.add.reduceat(counts[:, order], first, axis=1)
-    losses = np.concatenate([np.zeros((len(counts), 1)), per_value.cumsum(axis=1)], axis=1)
-    rates = 1.0 - losses / losses[:, -1:]
-    nearest = np.argmin(np.abs(rates - targets[:, None]), axis=1)
-    return np.asarray(-_gap_middles(values)[nearest])
+    values, per_value = _distinct(check_margins(margins), counts)
+    n = per_value.sum(axis=1)
+    losses = np.concatenate([np.zeros((len(n), 1)), per_value.cumsum(axis=1)], axis=1)
+    rates = 1.0 - losses / n[:, None]  # in the gap below each value, and above the last
+    rows = np.arange(len(n))
+    gap = np.argmin(np.abs(rates - targets[:, None]), axis=1)
+    residual = np.abs(rates[rows, gap] - targets)
+    # A prompt that was not drawn parts one step into several gaps: take the whole step.
+    last = rates.shape[1] - 1 - np.argmax((rates == rates[rows, gap][:, None])[:, ::-1], axis=1)
+    edges = _step_edges(values)
+    offsets = -0.5 * (edges[gap] + edges[last + 1])
+    tie_rates = 0.5 * (rates[:, :-1] + rates[:, 1:])
+    tie = np.argmin(np.abs(tie_rates - targets[:, None]), axis=1)
+    tied = (residual > 0.5 / n) & (np.abs(tie_rates[rows, tie] - targets) < residual)
+    return np.asarray(np.where(tied, -values[tie], offsets))
+
+
+def _distinct(margins: Floats, counts: Floats) -> tuple[Floats, Floats]:
+    """Margins that differ by more than rounding, ascending, and their counts per resample."""
+    order = np.argsort(margins, kind="stable")
+    ascending = margins[order]
+    first = np.flatnonzero(np.diff(ascending, prepend=-np.inf) > tie_width(margins))
+    return ascending[first], np.add.reduceat(counts[:, order], first, axis=1)
 
 
 def _newton_block(
-    margins: Floats, counts: Floats, targets: Floats, start: float
+    margins: Floats, counts: Floats, *, targets: Floats, start: float
 ) -> NDArray[np.float64]:
     """Roots for one block of resamples, from a common start (temperature 1)."""
     total = counts.sum(axis=1)
@@ -183,14 +195,18 @@ def _newton_block(
     return np.asarray(offsets)
 
 
-def _gap_middles(values: Floats) -> Floats:
-    """Middles between neighbouring distinct margins, with one point beyond either end."""
+def _step_edges(values: Floats) -> Floats:
+    """The distinct margins, with one more edge beyond either end."""
     spread = values[-1] - values[0]
-    beyond = 0.5 * spread / (len(values) - 1) if spread > 0 else 1.0
-    inner = 0.5 * (values[:-1] + values[1:])
-    return np.concatenate([[values[0] - beyond], inner, [values[-1] + beyond]])
+    beyond = spread / (len(values) - 1) if spread > 0 else 2.0
+    return np.concatenate([[values[0] - beyond], values, [values[-1] + beyond]])
 
 
 def _check_target(target: float) -> None:
     if not 0.0 < target < 1.0:
         raise ValueError(f"target win rate must lie strictly between 0 and 1, got {target}")
+
+
+def _check_temperature(temperature: float) -> None:
+    if not 0.0 < temperature < np.inf:
+        raise ValueError(f"temperature must be positive and finite, got {temperature}")

@@ -89,9 +89,10 @@ def two_sided_p_value(estimate: ArrayLike, *, standard_error: ArrayLike) -> Floa
 def benjamini_hochberg(p_values: ArrayLike) -> Floats:
     """P-values adjusted for their number m: min over j >= i of m p_(j) / j, p_(1) <= p_(2) ...
 
-    Calling all those below q a discovery keeps the expected share of false discoveries below q
-    (Benjamini and Hochberg 1995), if the tests are independent or positively dependent, as those
-    of policies against one reference are.
+    Calling all those up to q a discovery keeps the expected share of false discoveries at most q
+    (Benjamini and Hochberg 1995) if the tests are independent or positively dependent. Two-sided
+    tests of policies against one reference are not proved to be; ``charm selftest`` counts their
+    false discoveries.
 
     Args:
         p_values: Shape (n,); NaN for what was not tested.

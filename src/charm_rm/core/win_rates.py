@@ -12,6 +12,9 @@ from scipy.special import expit
 
 Floats = NDArray[np.float64]
 WinRateKind = Literal["sigmoid", "hard"]
+# A margin this small beside the largest, or at all, is a rounding error: 0.3 - 0.2 - 0.1 is a tie.
+TIE_SHARE = 1e-9
+TIE_FLOOR = 1e-12
 
 
 def sigmoid_win_rate(margins: Floats, *, temperature: float = 1.0) -> float:
@@ -39,7 +42,7 @@ def sigmoid_win_rate(margins: Floats, *, temperature: float = 1.0) -> float:
 
 
 def hard_win_rate(margins: Floats) -> float:
-    """Share of prompts that the policy wins; an exact tie counts as half a win.
+    """Share of prompts that the policy wins; a tie counts as half a win.
 
     Args:
         margins: As for `sigmoid_win_rate`, shape (n_prompts,).
@@ -80,7 +83,9 @@ def soft_wins(margins: Floats, *, temperature: float = 1.0) -> Floats:
 
 
 def hard_wins(margins: Floats) -> Floats:
-    """Outcome on each prompt: 1 for a win, 0.5 for an exact tie, 0 for a loss; NaN stays NaN.
+    """Outcome on each prompt: 1 for a win, 0.5 for a tie, 0 for a loss; NaN stays NaN.
+
+    Margins within `tie_width` of 0 are ties: differences of decimal scores are seldom exact.
 
     Args:
         margins: Any shape, in score points.
@@ -92,7 +97,25 @@ def hard_wins(margins: Floats) -> Floats:
         >>> hard_wins(np.array([2.0, 0.0, -1.0, np.nan]))
         array([1. , 0.5, 0. , nan])
     """
-    return np.asarray(0.5 * (1.0 + np.sign(margins)))
+    signs = np.where(np.abs(margins) <= tie_width(margins), 0.0, np.sign(margins))
+    return np.asarray(0.5 * (1.0 + np.where(np.isnan(margins), np.nan, signs)))
+
+
+def tie_width(margins: Floats) -> float:
+    """Score points by which two equal scores may differ through rounding.
+
+    Args:
+        margins: Any shape, in score points; NaN is left out.
+
+    Returns:
+        1e-9 of the largest margin by size, and at least 1e-12.
+
+    Example:
+        >>> tie_width(np.array([-2.0, np.nan, 1.0]))
+        2e-09
+    """
+    largest = np.max(np.abs(margins), initial=0.0, where=np.isfinite(margins))
+    return float(max(TIE_SHARE * largest, TIE_FLOOR))
 
 
 def wins(margins: Floats, *, kind: WinRateKind, temperature: float = 1.0) -> Floats:

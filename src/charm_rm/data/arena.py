@@ -13,7 +13,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from charm_rm.data.tables import DataError, not_found, read_table, require_columns
+from charm_rm.data.tables import (
+    DataError,
+    not_found,
+    read_table,
+    require_columns,
+    require_plain_columns,
+)
 
 DEFAULT_ELO = "table7"
 ELO_SCHEMA = {
@@ -160,6 +166,7 @@ def elo_table(raw: pl.DataFrame, *, name: str) -> EloTable:
     require_columns(raw, ("model", "elo"), where=name)
     if raw.is_empty():
         raise DataError(f"{name}: no rows; give a table with ratings")
+    require_plain_columns(raw, ELO_SCHEMA, where=name)
     frame = raw.select(
         pl.col(column).cast(kind, strict=False)
         if column in raw.columns

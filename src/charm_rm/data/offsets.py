@@ -1,6 +1,7 @@
 """Offsets: what calibration found, the file that keeps it, and its effect on scores."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -160,14 +161,15 @@ def read_offsets(path: str | Path) -> Calibration:
         raise DataError(f"{path}: no such file; check the path")
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
-        known = {field.name for field in fields(Calibration)} - {"offsets"}
+        if document["win_rate"] not in ("sigmoid", "hard"):
+            raise ValueError(f"win_rate is {document['win_rate']!r}")
         return Calibration(
-            **{
-                name: document[name]
-                for name in known
-                if name not in ("warnings", "made_by", "joint")
-            },
-            offsets=tuple(Offset(**entry) for entry in document["offsets"]),
+            reward_model=str(document["reward_model"]),
+            elo=document["elo"],
+            reference=str(document["reference"]),
+            win_rate=document["win_rate"],
+            temperature=_finite_number(document, "temperature"),
+            offsets=tuple(_read_entry(entry) for entry in document["offsets"]),
             warnings=tuple(document.get("warnings", ())),
             made_by=document.get("made_by", {}),
             joint=document.get("joint"),
@@ -177,3 +179,21 @@ def read_offsets(path: str | Path) -> Calibration:
         raise DataError(
             f"{path}: not an offsets file ({reason}); write one with charm calibrate"
         ) from error
+
+
+def _read_entry(entry: Mapping[str, Any]) -> Offset:
+    """One offset; keys that are not known are left alone, every number must be finite."""
+    # files written by hand need not hold the interval of the mismatch
+    ends = ("mismatch_before_low", "mismatch_before_high")
+    filled = dict.fromkeys(ends, entry["mismatch_before"]) | dict(entry)
+    texts = ("policy", "category")
+    names = [field.name for field in fields(Offset) if field.name not in texts]
+    numbers: dict[str, Any] = {name: _finite_number(filled, name) for name in names}
+    return Offset(policy=str(entry["policy"]), category=entry.get("category"), **numbers)
+
+
+def _finite_number(document: Mapping[str, Any], name: str) -> Any:
+    value = document[name]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{name} is {value!r}, not a finite number")
+    return value

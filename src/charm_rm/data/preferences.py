@@ -84,14 +84,23 @@ def _write_arrow_folder(frame: pl.DataFrame, target: Path, *, force: bool) -> No
 
 
 def _swap_in(part: Path, target: Path) -> None:
-    """The new directory in the place of the old one, which goes only when the new one stands."""
+    """The new directory in the place of the old one, which comes back if that fails.
+
+    No system call exchanges two directories everywhere: a kill between the two renames leaves the
+    old one beside its place, under a name that begins with a dot.
+    """
     if not target.exists():
         part.rename(target)
         return
     old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
     target.rename(old / "data")
-    part.rename(target)
-    shutil.rmtree(old)
+    try:
+        part.rename(target)
+    except OSError:
+        (old / "data").rename(target)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _fingerprint(path: Path) -> str:

@@ -9,7 +9,13 @@ import polars as pl
 from numpy.typing import NDArray
 
 from charm_rm.data.responses import repeat_free
-from charm_rm.data.tables import DataError, not_found, read_table, require_columns
+from charm_rm.data.tables import (
+    DataError,
+    not_found,
+    read_table,
+    require_columns,
+    require_plain_columns,
+)
 
 SCORE_SCHEMA = {
     "prompt_id": pl.String,
@@ -106,6 +112,7 @@ def _read_one(name: str, *, by: str) -> pl.DataFrame:
     if "reward_model" not in frame.columns:
         frame = frame.with_columns(pl.lit(Path(name).stem).alias("reward_model"))
     schema = SCORE_SCHEMA | {name: kind for name, kind in OPTIONAL.items() if name in frame.columns}
+    require_plain_columns(frame, schema, where=name)
     cast = frame.select(pl.col(column).cast(kind, strict=False) for column, kind in schema.items())
     _refuse_unusable(frame, cast, where=name)
     return cast

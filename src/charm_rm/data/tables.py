@@ -24,7 +24,8 @@ class DataError(ValueError):
 def read_table(path: str | Path) -> pl.DataFrame:
     r"""A table from Parquet, CSV, JSON, JSON lines, or a Hugging Face data set directory.
 
-    The suffix decides. A local path, or any address that polars scans (``hf://``, ``s3://``).
+    The suffix decides. A local path, or any address that polars reads (``hf://``, ``s3://``) of
+    Parquet, CSV or JSON lines.
 
     Args:
         path: ``.parquet``, ``.csv``, ``.json`` (a list of objects), ``.jsonl`` / ``.ndjson``, or
@@ -49,6 +50,8 @@ def read_table(path: str | Path) -> pl.DataFrame:
     remote = "://" in name
     if not remote and not Path(name).exists():
         raise DataError(f"{name}: no such file; check the path")
+    if remote and Path(name).suffix.lower() == ".json":
+        raise DataError(f"{name}: a list of objects is read from local files only; fetch it first")
     if not remote and Path(name).is_dir():
         return _read_arrow_folder(Path(name))
     reader = _READERS.get(Path(name).suffix.lower())
@@ -126,6 +129,28 @@ def require_columns(frame: pl.DataFrame, columns: Iterable[str], *, where: str) 
             f"{where}: no column {', '.join(repr(column) for column in missing)}; "
             f"it has {', '.join(frame.columns) or 'none'}"
         )
+
+
+def require_plain_columns(frame: pl.DataFrame, columns: Iterable[str], *, where: str) -> None:
+    """Columns that hold one value a row, not lists or records; those not there are passed over.
+
+    Args:
+        frame: The table.
+        columns: Names of the columns.
+        where: The file it came from, for the message.
+
+    Raises:
+        DataError: If a column is nested.
+
+    Example:
+        >>> require_plain_columns(pl.DataFrame({"score": [1.0]}), ["score"], where="scores.csv")
+    """
+    for column in columns:
+        if column in frame.columns and frame.schema[column].is_nested():
+            raise DataError(
+                f"{where}: column {column!r} holds {frame.schema[column]}, not one value a row; "
+                "unnest it first"
+            )
 
 
 def refuse_existing(path: str | Path, *, force: bool) -> None:

@@ -113,7 +113,8 @@ CAPTIONS = {
     ),
     "mismatch": (
         "How far the win rate by the reward model lies from the expected one (Eq. 5), with 95% "
-        "intervals over prompts and ratings. A bar whose interval leaves out zero is coloured."
+        "intervals over prompts and ratings. A bar is coloured where the mismatch stays clear "
+        "after allowing for the number of policies."
     ),
 }
 MOVED = " Calibration moved a policy to the square."
