@@ -113,10 +113,23 @@ def test_offsets_by_category_and_jointly_hand_on_to_pairs(charm: Run, tmp_path: 
     assert json.loads(every.stdout)["n_pairs"] == 240
 
 
+def test_cross_validation_prints_a_table_and_writes_nothing(charm: Run, tmp_path: Path) -> None:
+    before = sorted(tmp_path.iterdir())
+    shown = charm(*CALIBRATE, "--cross-validate", "3")
+    assert shown.returncode == 0, shown.stderr
+    assert "one offset" in shown.stdout
+    document = json.loads(charm(*CALIBRATE, "--cross-validate", "3", "--json").stdout)
+    assert document["n_folds"] == 3
+    assert {row["win_rate"] for row in document["rows"]} == {"sigmoid", "hard"}
+    assert sorted(tmp_path.iterdir()) == before
+
+
 @pytest.mark.parametrize(
     "options",
     [
         (),
+        ("--over-valued", SIMPO, "--cross-validate", "1"),
+        ("--joint", "--cross-validate", "5"),
         ("--joint", "--over-valued", SIMPO),
         ("--joint", "--by", "topic"),
         ("--joint", "--win-rate", "hard"),
@@ -259,6 +272,23 @@ def test_a_disk_that_fills_leaves_the_old_offsets_whole(charm: Run, tmp_path: Pa
 @pytest.mark.parametrize("arguments", [("audit",), ("audit", "a", "--win-rate", "soft"), ("adit",)])
 def test_wrong_usage_ends_with_status_2(charm: Run, arguments: tuple[str, ...]) -> None:
     assert charm(*arguments).returncode == 2
+
+
+def test_the_version_is_one_line(charm: Run) -> None:
+    from charm_rm import __version__
+
+    assert charm("--version").stdout == f"charm-rm {__version__}\n"
+
+
+def test_margin_bands_and_caps_reach_the_pairs(charm: Run) -> None:
+    assert charm(*CALIBRATE, "--out", "o.json").returncode == 0
+    pairs = ("pairs", "scores.parquet", "--offsets", "o.json", "--out", "p.parquet", "--json")
+    whole = json.loads(charm(*pairs).stdout)
+    banded = json.loads(charm(*pairs, "--force", "--min-margin", "1", "--max-margin", "2").stdout)
+    assert 0 < banded["n_pairs"] < whole["n_pairs"]
+    assert banded["n_pairs"] + banded["n_outside"] == whole["n_pairs"]
+    empty = charm(*pairs, "--force", "--min-margin", "5", "--max-margin", "1")
+    assert "no margin is at least 5.0 and at most 1.0" in refused(empty)
 
 
 def test_help_names_every_stage(charm: Run) -> None:

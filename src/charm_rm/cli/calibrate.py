@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from charm_rm.cli.console import print_json, record_run, say, warn
+from charm_rm.cli.console import page, print_json, record_run, say, warn
 from charm_rm.cli.options import (
     By,
     Elo,
@@ -19,13 +19,21 @@ from charm_rm.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from charm_rm.cross_validate import CrossValidation
     from charm_rm.data.offsets import Calibration
 
 
 def calibrate(
     scores: Scores,
     reference: Annotated[str, typer.Option(metavar="MODEL", help="Trusted opponent, which stays.")],
-    out: Annotated[str, typer.Option(metavar="OFFSETS", help="Offsets file to write (JSON).")],
+    out: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OFFSETS",
+            help="Offsets file to write (JSON); needed unless --cross-validate.",
+            show_default=False,
+        ),
+    ] = None,
     over_valued: Annotated[
         str | None,
         typer.Option(
@@ -48,6 +56,15 @@ def calibrate(
         bool,
         typer.Option("--joint", help="Offsets of all policies at once, against the Elo matrix."),
     ] = False,
+    cross_validate: Annotated[
+        int | None,
+        typer.Option(
+            metavar="FOLDS",
+            min=2,
+            help="Fit on some prompts, measure on the others, by every method; writes no offsets.",
+            show_default=False,
+        ),
+    ] = None,
     resamples: Resamples = 1000,
     seed: Seed = 0,
     force: Force = False,
@@ -59,6 +76,23 @@ def calibrate(
     --reference gpt-4o-mini-2024-07-18 --out offsets.json
     """
     _check_usage(over_valued, by, joint=joint, hard=win_rate is WinRate.HARD)
+    if cross_validate is not None:
+        if over_valued is None:
+            raise typer.BadParameter("needs --over-valued MODEL", param_hint="--cross-validate")
+        _cross_validate(
+            scores,
+            elo=elo,
+            by=by,
+            over_valued=over_valued,
+            reference=reference,
+            n_folds=cross_validate,
+            temperature=temperature,
+            seed=seed,
+            as_json=json,
+        )
+        return
+    if out is None:
+        raise typer.BadParameter("say where the offsets go", param_hint="--out")
 
     from charm_rm.calibrate import calibrate_pair
     from charm_rm.calibrate_many import calibrate_categories, calibrate_jointly
@@ -103,6 +137,72 @@ def calibrate(
     else:
         say_offsets(result)
         say(f"wrote {out}")
+
+
+def _cross_validate(
+    scores: list[str],
+    *,
+    elo: str,
+    by: str | None,
+    over_valued: str,
+    reference: str,
+    n_folds: int,
+    temperature: float,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """The table of held-out mismatches, by method and kind of win rate."""
+    from charm_rm.cross_validate import cross_validate
+    from charm_rm.data.arena import read_elo
+    from charm_rm.data.scores import read_scores
+
+    result = cross_validate(
+        read_scores(scores, by=by or "category"),
+        read_elo(elo),
+        over_valued=over_valued,
+        reference=reference,
+        n_folds=n_folds,
+        temperature=temperature,
+        seed=seed,
+    )
+    if as_json:
+        print_json(result.to_json())
+    else:
+        print_held_out(result)
+
+
+def print_held_out(result: "CrossValidation") -> None:
+    """Held-out mismatches as a table for people."""
+    from rich.table import Table
+
+    table = Table(
+        title=f"{result.over_valued} against {result.reference}: {result.n_prompts} prompts, each "
+        f"measured by a fit on the other {result.n_folds - 1} of {result.n_folds} parts",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+    )
+    table.add_column("method", no_wrap=True)
+    for name in ("win rate", "mismatch", "95% interval", "by category", "other policies", "matrix"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in result.rows:
+        table.add_row(
+            row.method,
+            row.win_rate,
+            f"{row.signed_mismatch:+.3f}",
+            f"{row.mismatch_low:+.3f} {row.mismatch_high:+.3f}",
+            *(
+                "" if x is None else f"{x:.3f}"
+                for x in (row.category_mismatch, row.others_mismatch)
+            ),
+            f"{row.matrix_rmse:.3f}",
+        )
+    console = page()
+    console.print(table)
+    console.print(
+        "\nMismatch: signed (Eq. 5). By category, other policies: mean Mismatch Degree. "
+        "Matrix: root mean square of win rate minus expected win rate over all pairs."
+    )
 
 
 def _check_usage(over_valued: str | None, by: str | None, *, joint: bool, hard: bool) -> None:

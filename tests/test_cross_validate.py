@@ -1,0 +1,109 @@
+"""Cross-validation: no prompt is measured by a fit that saw it, and what the methods are worth."""
+
+import numpy as np
+import polars as pl
+import pytest
+from builders import MINI, SIMPO, make_scores
+
+from charm_rm.core.elo import expected_win_rate
+from charm_rm.core.mismatch import signed_mismatch
+from charm_rm.core.offsets import solve_offset
+from charm_rm.core.win_rates import sigmoid_win_rate
+from charm_rm.cross_validate import CrossValidation, HeldOut, cross_validate
+from charm_rm.data.arena import read_elo
+from charm_rm.data.tables import DataError
+
+ELO = read_elo("table7")
+
+
+def held_out(scores: pl.DataFrame, **options: object) -> CrossValidation:
+    names = {"over_valued": SIMPO, "reference": MINI} | options
+    return cross_validate(scores, ELO, **names)  # type: ignore[arg-type]
+
+
+def row(result: CrossValidation, method: str, kind: str = "sigmoid") -> HeldOut:
+    return next(r for r in result.rows if (r.method, r.win_rate) == (method, kind))
+
+
+def test_one_offset_equals_a_loop_over_the_folds() -> None:
+    scores = make_scores(50)
+    wide = scores.pivot(on="policy", index="prompt_id", values="score").sort("prompt_id")
+    margins = (wide[SIMPO] - wide[MINI]).to_numpy()
+    folds = np.random.default_rng(0).permutation(50) % 5
+    target = float(expected_win_rate(1216, 1272))
+    moved = margins.copy()
+    for fold in range(5):
+        moved[folds == fold] += solve_offset(margins[folds != fold], target)
+    expected = signed_mismatch(sigmoid_win_rate(moved), target)
+    assert row(held_out(scores), "one offset").signed_mismatch == pytest.approx(float(expected))
+
+
+def test_without_calibration_nothing_is_moved() -> None:
+    result = held_out(make_scores(80))
+    wide = make_scores(80).pivot(on="policy", index="prompt_id", values="score")
+    rate = sigmoid_win_rate((wide[SIMPO] - wide[MINI]).to_numpy())
+    expected = signed_mismatch(rate, expected_win_rate(1216, 1272))
+    assert row(result, "none").signed_mismatch == pytest.approx(float(expected))
+
+
+@pytest.mark.parametrize("kind", ["sigmoid", "hard"])
+def test_calibration_brings_the_held_out_mismatch_near_zero(kind: str) -> None:
+    result = held_out(make_scores(300))
+    before, one, joint = (row(result, name, kind) for name in ("none", "one offset", "joint"))
+    assert before.mismatch_low > 0.3
+    assert one.mismatch_low < 0 < one.mismatch_high
+    assert joint.matrix_rmse < 0.5 * before.matrix_rmse
+    assert one.others_mismatch == before.others_mismatch
+
+
+def test_offsets_by_category_mend_what_one_offset_cannot() -> None:
+    scores = make_scores(600)
+    number = pl.col("prompt_id").str.slice(1).cast(pl.Int64)
+    favoured = (pl.col("policy") == SIMPO) & (number % 2 == 0)
+    scores = scores.with_columns(
+        pl.when(favoured).then(pl.col("score") + 2).otherwise("score").alias("score"),
+        (number % 2).cast(pl.String).alias("category"),
+    )
+    result = held_out(scores)
+    one, each = row(result, "one offset"), row(result, "by category")
+    assert one.category_mismatch is not None
+    assert each.category_mismatch is not None
+    assert each.category_mismatch < 0.4 * one.category_mismatch
+    shrunk = row(result, "by category, shrunk").category_mismatch
+    assert shrunk == pytest.approx(each.category_mismatch, abs=0.02)
+
+
+def test_z_scores_take_the_elo_away_with_the_mismatch() -> None:
+    result = held_out(make_scores(300))
+    assert abs(row(result, "z-scores").signed_mismatch) > 0.1
+    rate = 0.5  # all policies alike
+    expected = float(signed_mismatch(rate, expected_win_rate(1216, 1272)))
+    assert row(result, "z-scores").signed_mismatch == pytest.approx(expected, abs=0.05)
+
+
+def test_a_trend_in_length_is_taken_out_where_lengths_are_known() -> None:
+    scores = make_scores(200, boost=0.0).with_columns(n_tokens=pl.lit(100, dtype=pl.Int64))
+    longer = pl.col("policy") == SIMPO
+    scores = scores.with_columns(
+        pl.when(longer).then(400).otherwise("n_tokens").cast(pl.Int64).alias("n_tokens"),
+        pl.when(longer).then(pl.col("score") + 4).otherwise("score").alias("score"),
+    )
+    result = held_out(scores)
+    before, after = row(result, "none"), row(result, "less length trend")
+    assert after.signed_mismatch < before.signed_mismatch - 0.2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_folds": 1}, "folds must be 2 to 60"),
+        ({"over_valued": "SimPO"}, "no policy 'SimPO'; nearest: gemma-2-9b-it-SimPO"),
+    ],
+)
+def test_a_validation_that_cannot_be_made_is_refused(
+    options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        held_out(make_scores(60), **options)
+    with pytest.raises(DataError, match="share 20 prompts"):
+        held_out(make_scores(20))
