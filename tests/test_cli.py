@@ -113,6 +113,24 @@ def test_offsets_by_category_and_jointly_hand_on_to_pairs(charm: Run, tmp_path: 
     assert json.loads(every.stdout)["n_pairs"] == 240
 
 
+def test_audits_by_category_and_by_two_tables_are_tables_and_json(
+    charm: Run, tmp_path: Path
+) -> None:
+    number = pl.col("prompt_id").str.slice(1).cast(pl.Int64)
+    scores = make_scores(120).with_columns(topic=(number % 2).cast(pl.String))
+    scores.write_parquet(tmp_path / "topics.parquet")
+    by_topic = ("audit", "topics.parquet", "--by", "topic")
+    assert "0 (60)" in charm(*by_topic).stdout
+    assert set(json.loads(charm(*by_topic, "--json").stdout)["categories"]) == {"0", "1"}
+    tables = ("audit", "scores.parquet", "--elo", "table9-old", "--elo", "table9-updated")
+    changes = charm(*tables, "--rated-only", "--json")
+    document = json.loads(changes.stdout)
+    assert [table["name"] for table in document["tables"]] == ["table9-old", "table9-updated"]
+    assert "changed sides" in charm(*tables, "--rated-only").stdout
+    assert charm(*by_topic, "--elo", "table7", "--elo", "table9-old").returncode == 2
+    assert "no column 'colour'" in refused(charm("audit", "topics.parquet", "--by", "colour"))
+
+
 def test_cross_validation_prints_a_table_and_writes_nothing(charm: Run, tmp_path: Path) -> None:
     before = sorted(tmp_path.iterdir())
     shown = charm(*CALIBRATE, "--cross-validate", "3")

@@ -15,6 +15,7 @@ FLOORS = {
     "audit": 2,
     "calibrate": 2,
     "calibrate_many": 2,
+    "compare": 2,
     "cross_validate": 2,
     "pairs": 2,
     "planted": 2,

@@ -1,12 +1,12 @@
 """``charm audit``: who is over-valued, by how much, how surely."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from charm_rm.cli.console import page, print_json, say, warn
 from charm_rm.cli.options import (
-    Elo,
+    By,
     Json,
     Resamples,
     Scores,
@@ -17,12 +17,23 @@ from charm_rm.cli.options import (
 )
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from charm_rm.audit import Audit, PolicyAudit
+    from charm_rm.compare import CategoryAudits, EloChanges
+    from charm_rm.data.arena import EloTable
 
 
 def audit(
     scores: Scores,
-    elo: Elo = "table7",
+    elo: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE|NAME",
+            help="Elo table: a file, or a bundled one's name. Twice: what the second changes.",
+            show_default="table7",
+        ),
+    ] = None,
     reference: Annotated[
         str | None,
         typer.Option(
@@ -31,6 +42,7 @@ def audit(
     ] = None,
     win_rate: WinRateOption = WinRate.SIGMOID,
     temperature: Temperature = 1.0,
+    by: By = None,
     rated_only: Annotated[
         bool, typer.Option("--rated-only", help="Leave out policies that have no Elo.")
     ] = False,
@@ -43,50 +55,60 @@ def audit(
     Example: charm audit scores.parquet --elo table7 --reference gpt-4o-mini-2024-07-18
     """
     from charm_rm.audit import audit_scores
+    from charm_rm.compare import audit_categories, compare_elo
     from charm_rm.data.arena import read_elo
     from charm_rm.data.scores import read_scores
 
-    table, ratings = read_scores(scores), read_elo(elo)
-    if rated_only:
-        unrated = sorted(set(table["policy"]) - set(ratings.models))
-        table = table.filter(~table["policy"].is_in(unrated))
-        say(f"left out, without Elo: {', '.join(unrated) or 'none'}")
-    result = audit_scores(
-        table,
-        ratings,
-        reference=reference,
-        win_rate=win_rate.value,
-        temperature=temperature,
-        n_resamples=resamples,
-        seed=seed,
-    )
-    warn(result.warnings)
+    tables = [read_elo(name) for name in elo or ["table7"]]
+    if len(tables) > 2 or (len(tables) == 2 and by is not None):
+        raise typer.BadParameter("at most two, and one together with --by", param_hint="--elo")
+    table = read_scores(scores, by=by or "category")
+    table = _rated(table, tables) if rated_only else table
+    settings: dict[str, Any] = {"win_rate": win_rate.value, "temperature": temperature}
+    drawn: dict[str, Any] = {"n_resamples": resamples, "seed": seed}
+    result: Audit | CategoryAudits | EloChanges
+    if by is not None:
+        result = audit_categories(table, tables[0], reference=reference, **settings, **drawn)
+    else:
+        result = audit_scores(table, tables[0], reference=reference, **settings, **drawn)
+        warn(result.warnings)
+        if len(tables) == 2:
+            result = compare_elo(table, *tables, reference=result.reference, **settings)
     if json:
         print_json(result.to_json())
     else:
+        _print(result)
+
+
+def _rated(table: "pl.DataFrame", tables: "list[EloTable]") -> "pl.DataFrame":
+    """The scores of policies that every table rates; the others are named."""
+    rated = set.intersection(*(set(elo.models) for elo in tables))
+    unrated = sorted(set(table["policy"]) - rated)
+    say(f"left out, without Elo: {', '.join(unrated) or 'none'}")
+    return table.filter(~table["policy"].is_in(unrated))
+
+
+def _print(result: "Audit | CategoryAudits | EloChanges") -> None:
+    from charm_rm.audit import Audit
+    from charm_rm.compare import CategoryAudits
+
+    if isinstance(result, Audit):
         print_audit(result)
+    elif isinstance(result, CategoryAudits):
+        _print_categories(result)
+    else:
+        _print_changes(result)
 
 
 def print_audit(result: "Audit") -> None:
     """The audit as a table for people, with its conclusion below."""
-    from rich.table import Table
-
-    table = Table(
-        title=f"{result.reward_model}: win rate against {result.reference} "
-        f"(Elo of {result.elo_date or 'unknown date'})",
-        title_justify="left",
-        box=None,
-        pad_edge=False,
+    names = ("Elo", "score", "expected", "sigmoid", "hard", "mismatch", "95% interval", "")
+    title = (
+        f"{result.reward_model}: win rate against {result.reference} "
+        f"(Elo of {result.elo_date or 'unknown date'})"
     )
-    table.add_column("policy", overflow="fold")
-    names = ("Elo", "score", "expected", "sigmoid", "hard", "mismatch", "95% interval")
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
-    for entry in result.policies:
-        table.add_row(*_audit_row(entry))
+    _print_table(title, names, [_audit_row(entry) for entry in result.policies])
     console = page()
-    console.print(table)
     kind = result.win_rate_kind
     console.print(
         f"\nMean score and Elo over {len(result.policies)} policies: "
@@ -102,6 +124,62 @@ def print_audit(result: "Audit") -> None:
             f"Most worth calibrating: {pair.over_valued} against {pair.reference} "
             f"(Mismatch Degree {pair.mismatch_degree:.3f})."
         )
+
+
+def _print_categories(result: "CategoryAudits") -> None:
+    """Signed mismatch of each policy in each category; a star where the verdict is sure."""
+    first = next(iter(result.audits.values()))
+    cells = {
+        (name, entry.policy): f"{entry.signed_mismatch:+.3f}"
+        + ("*" if entry.verdict.endswith("valued") else " ")
+        for name, audit in result.audits.items()
+        for entry in audit.policies
+    }
+    prompts = {name: max(p.n_prompts for p in a.policies) for name, a in result.audits.items()}
+    names = [f"{name} ({n})" for name, n in prompts.items()]
+    rows = [
+        (entry.policy, *(cells[name, entry.policy] for name in result.audits))
+        for entry in first.policies
+        if entry.policy != first.reference
+    ]
+    title = (
+        f"{first.reward_model}: signed mismatch against {first.reference}, by category (prompts)"
+    )
+    _print_table(title, names, rows)
+    page().print("\n* over- or under-valued, adjusted for the number of policies in the category.")
+    for what, small in (("merged", result.merged), ("left out", result.left_out)):
+        if small:
+            say(f"{what}, under 30 prompts each: {', '.join(small)}")
+
+
+def _print_changes(result: "EloChanges") -> None:
+    first, second = (table["date"] or table["name"] for table in result.tables)
+    names = ("win rate", "expected", "", "mismatch", "", "offset", "", "changed sides")
+    rows = [
+        (
+            entry.policy,
+            f"{entry.win_rate:.3f}",
+            *(f"{value:.4f}" for value in entry.expected),
+            *(f"{value:+.3f}" for value in entry.signed_mismatch),
+            *(f"{value:+.3f}" for value in entry.offset),
+            f"{entry.n_changed} of {entry.n_prompts}",
+        )
+        for entry in result.policies
+    ]
+    title = f"Against {result.reference}: by the ratings of {first}, and by those of {second}"
+    _print_table(title, names, rows)
+
+
+def _print_table(title: str, names: "tuple[str, ...] | list[str]", rows: list[Any]) -> None:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("policy", overflow="fold")
+    for name in names:
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    page().print(table)
 
 
 def _two_digits(value: float | None) -> str:

@@ -1,0 +1,263 @@
+"""Audits side by side: over categories of prompts, and over two Elo tables.
+
+Ratings of two tables are never mixed: each audit is made with one of them, and the results are
+set beside each other.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from charm_rm.audit import Audit, audit_scores
+from charm_rm.core.elo import expected_win_rate
+from charm_rm.core.mismatch import signed_mismatch
+from charm_rm.core.offsets import solve_hard_offset, solve_offset
+from charm_rm.core.win_rates import Floats, WinRateKind, hard_wins, wins
+from charm_rm.data.arena import EloTable, require_ratings
+from charm_rm.data.scores import MIN_PROMPTS, require_shared_prompts, score_matrix
+from charm_rm.data.tables import DataError, not_found
+
+MERGED = "(merged)"  # the categories that have too few prompts by themselves
+
+
+@dataclass(frozen=True)
+class CategoryAudits:
+    """One audit per category of prompts (Table 4).
+
+    Attributes:
+        audits: By category; small ones together under ``"(merged)"``.
+        merged: Names of the small categories.
+        left_out: Names of small categories that are too few even together.
+    """
+
+    audits: Mapping[str, Audit]
+    merged: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The audits as one document, by category."""
+        return {
+            "categories": {name: audit.to_json() for name, audit in self.audits.items()},
+            "merged": list(self.merged),
+            "left_out": list(self.left_out),
+        }
+
+
+@dataclass(frozen=True)
+class EloChange:
+    """What another Elo table changes for one policy against the reference.
+
+    Attributes:
+        policy: Its name.
+        n_prompts: Prompts that it shares with the reference.
+        win_rate: Of the chosen kind; no rating enters it.
+        expected: Expected win rate by each table.
+        signed_mismatch: Eq. 5 by each table.
+        offset: Score points that each table asks for (Eq. 4).
+        n_changed: Prompts on which the calibrated chosen side differs between the two.
+    """
+
+    policy: str
+    n_prompts: int
+    win_rate: float
+    expected: tuple[float, float]
+    signed_mismatch: tuple[float, float]
+    offset: tuple[float, float]
+    n_changed: int
+
+
+@dataclass(frozen=True)
+class EloChanges:
+    """The result of `compare_elo`.
+
+    Attributes:
+        reference: The opponent of all.
+        tables: Name, board and date of both tables.
+        win_rate_kind: Which win rate.
+        policies: One entry per policy but the reference, by the change of its mismatch.
+    """
+
+    reference: str
+    tables: tuple[Mapping[str, str], Mapping[str, str]]
+    win_rate_kind: WinRateKind
+    policies: tuple[EloChange, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The comparison as one document."""
+        return asdict(self)
+
+
+def audit_categories(
+    scores: pl.DataFrame,
+    elo: EloTable,
+    *,
+    reference: str | None = None,
+    win_rate: WinRateKind = "sigmoid",
+    temperature: float = 1.0,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> CategoryAudits:
+    """An audit of each category of prompts, against the same Elo (6.2, Table 4).
+
+    Args:
+        scores: As `charm_rm.data.scores.read_scores` returns them, with a ``category``.
+        elo: Ratings that hold every policy in the scores.
+        reference: The trusted opponent; by default the policy with the highest Elo.
+        win_rate: ``"sigmoid"`` or ``"hard"``.
+        temperature: Score points per unit of log-odds.
+        n_resamples: Bootstrap resamples.
+        seed: Of the bootstrap.
+
+    Returns:
+        The audits. Categories in which some policy shares fewer than 30 prompts with the
+        reference are merged.
+
+    Raises:
+        DataError: If there is no category, a prompt has none, or an audit is not possible.
+        ValueError: If a setting is invalid.
+
+    Example:
+        >>> from charm_rm.data.arena import read_elo
+        >>> rows = [
+        ...     (str(i), policy, 0, float(i % 5), "rm", "ab"[i % 2])
+        ...     for i in range(80)
+        ...     for policy in ("vicuna-7b", "gpt4_0613")
+        ... ]
+        >>> names = ["prompt_id", "policy", "sample", "score", "reward_model", "category"]
+        >>> found = audit_categories(
+        ...     pl.DataFrame(rows, schema=names, orient="row"), read_elo("table7"), n_resamples=10
+        ... )
+        >>> list(found.audits)
+        ['a', 'b']
+    """
+    if "category" not in scores.columns:
+        raise DataError("scores: no column 'category'; name one that there is with --by")
+    empty = scores.filter(pl.col("category").is_null())
+    if not empty.is_empty():
+        raise DataError(f"scores: prompt {empty['prompt_id'][0]!r} has no category; fill it")
+    per_policy = scores.group_by("category", "policy").agg(pl.col("prompt_id").n_unique())
+    least = per_policy.group_by("category").agg(pl.col("prompt_id").min(), pl.len())
+    n_policies = scores["policy"].n_unique()
+    enough = (pl.col("prompt_id") >= MIN_PROMPTS) & (pl.col("len") == n_policies)
+    large = least.filter(enough)["category"].to_list()
+    small = sorted(set(scores["category"]) - set(large))
+    rest = scores.filter(pl.col("category").is_in(small))
+    groups = {name: scores.filter(pl.col("category") == name) for name in sorted(large)}
+    per_rest = rest.group_by("policy").agg(pl.col("prompt_id").n_unique())["prompt_id"]
+    mergeable = len(per_rest) == n_policies and min(per_rest) >= MIN_PROMPTS
+    if mergeable:
+        groups[MERGED] = rest
+    if not groups:
+        raise DataError(f"scores: no category has {MIN_PROMPTS} prompts of every policy")
+    chosen = reference or audit_scores(scores, elo, n_resamples=2).reference
+    audits = {
+        name: audit_scores(
+            part,
+            elo,
+            reference=chosen,
+            win_rate=win_rate,
+            temperature=temperature,
+            n_resamples=n_resamples,
+            seed=seed,
+        )
+        for name, part in groups.items()
+    }
+    kept, dropped = (tuple(small), ()) if mergeable else ((), tuple(small))
+    return CategoryAudits(audits=audits, merged=kept, left_out=dropped)
+
+
+def compare_elo(
+    scores: pl.DataFrame,
+    first: EloTable,
+    second: EloTable,
+    *,
+    reference: str,
+    win_rate: WinRateKind = "sigmoid",
+    temperature: float = 1.0,
+) -> EloChanges:
+    """What a later snapshot, or another board, changes: targets, mismatches, offsets (A.4).
+
+    Args:
+        scores: As `charm_rm.data.scores.read_scores` returns them.
+        first: Ratings that hold every policy in the scores.
+        second: Other ratings that do.
+        reference: The trusted opponent.
+        win_rate: ``"sigmoid"`` or ``"hard"``.
+        temperature: Score points per unit of log-odds.
+
+    Returns:
+        The changes, the largest change of a mismatch first.
+
+    Raises:
+        DataError: If a policy has no rating in one of the tables, the reference is unknown, or a
+            policy shares fewer than 30 prompts with it.
+        ValueError: If a setting is invalid.
+
+    Example:
+        >>> from charm_rm.data.arena import read_elo
+        >>> pair = ("gemma-2-9b-it-SimPO", "gpt-4o-mini-2024-07-18")
+        >>> rows = [(str(i), policy, 0, float(i % 5), "rm") for i in range(40) for policy in pair]
+        >>> names = ["prompt_id", "policy", "sample", "score", "reward_model"]
+        >>> changes = compare_elo(
+        ...     pl.DataFrame(rows, schema=names, orient="row"),
+        ...     read_elo("table9-old"),
+        ...     read_elo("table9-updated"),
+        ...     reference=pair[1],
+        ... )
+        >>> [round(x, 4) for x in changes.policies[0].expected]  # the two rows of Table 9
+        [0.4187, 0.4455]
+    """
+    matrix = score_matrix(scores)
+    for table in (first, second):
+        require_ratings(table, matrix.policies)
+    if reference not in matrix.policies:
+        raise not_found("reference", reference, matrix.policies, where="scores")
+    at = matrix.policies.index(reference)
+    ratings = [table.ratings(matrix.policies)[:, 0] for table in (first, second)]
+    found = []
+    for column, policy in enumerate(matrix.policies):
+        if policy == reference:
+            continue
+        margins = matrix.values[:, column] - matrix.values[:, at]
+        known = np.isfinite(margins)
+        n_prompts = len(np.unique(matrix.prompts[known]))
+        require_shared_prompts(n_prompts, policy=policy, reference=reference)
+        targets = [float(expected_win_rate(elo[column], elo[at])) for elo in ratings]
+        found.append(_change(policy, margins[known], targets, n_prompts, win_rate, temperature))
+    found.sort(key=lambda entry: -abs(np.subtract(*entry.signed_mismatch)))
+    names = [{"name": t.name, "board": t.board, "date": t.date} for t in (first, second)]
+    return EloChanges(
+        reference=reference,
+        tables=(names[0], names[1]),
+        win_rate_kind=win_rate,
+        policies=tuple(found),
+    )
+
+
+def _change(
+    policy: str,
+    margins: Floats,
+    targets: list[float],
+    n_prompts: int,
+    kind: WinRateKind,
+    temperature: float,
+) -> EloChange:
+    rate = float(wins(margins, kind=kind, temperature=temperature).mean())
+    if kind == "hard":
+        offsets = [solve_hard_offset(margins, target) for target in targets]
+    else:
+        offsets = [solve_offset(margins, target, temperature=temperature) for target in targets]
+    sides = [hard_wins(margins + offset) for offset in offsets]
+    mismatches = [float(signed_mismatch(rate, target)) for target in targets]
+    return EloChange(
+        policy=policy,
+        n_prompts=n_prompts,
+        win_rate=rate,
+        expected=(targets[0], targets[1]),
+        signed_mismatch=(mismatches[0], mismatches[1]),
+        offset=(offsets[0], offsets[1]),
+        n_changed=int((sides[0] != sides[1]).sum()),
+    )
