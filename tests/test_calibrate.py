@@ -109,7 +109,8 @@ def test_the_file_has_the_keys_that_scripts_rely_on() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["{}", "[]", "not json", '{"offsets": [{"policy": "a"}], "reward_model": "x"}']
+    "text",
+    ["{}", "[]", "not json", "[" * 100_000, '{"offsets": [{"policy": "a"}], "reward_model": "x"}'],
 )
 def test_a_file_that_is_no_offsets_file_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "o.json").write_text(text)

@@ -167,6 +167,12 @@ def test_two_runs_with_one_seed_write_the_same_bytes(charm: Run, tmp_path: Path)
     assert (tmp_path / "o0.json").read_bytes() == (tmp_path / "o1.json").read_bytes()
 
 
+def test_names_with_brackets_are_shown_as_they_are(charm: Run, tmp_path: Path) -> None:
+    named = make_scores(60).with_columns(reward_model=pl.lit("rm[v2] [/x]"))
+    named.write_parquet(tmp_path / "named.parquet")
+    assert "rm[v2] [/x]: win rate" in charm("audit", "named.parquet").stdout
+
+
 def test_a_warning_is_a_line_on_standard_error(charm: Run, tmp_path: Path) -> None:
     tiny = make_scores(60).with_columns(pl.col("score") * 0.002)
     tiny.write_parquet(tmp_path / "tiny.parquet")
@@ -215,7 +221,11 @@ def write_bad_inputs(folder: Path) -> None:
             (*CALIBRATE[:2], "--over-valued", "SimPO", *CALIBRATE[4:], "--out", "o.json"),
             "no policy",
         ),
-        ((*CALIBRATE, "--out", "scores.parquet"), "scores.parquet: exists already; give --force"),
+        (("pairs", "scores.parquet", "--offsets", "o", "--out", "scores.parquet"), "give --force"),
+        (
+            ("pairs", "scores.parquet", "--offsets", "o", "--out", "scores.parquet", "--force"),
+            "scores.parquet: is an input of this run",
+        ),
         ((*CALIBRATE, "--out", "no/o.json"), "no/o.json: its folder does not exist"),
         (
             ("pairs", "scores.parquet", "--offsets", "none.json", "--out", "p.parquet"),

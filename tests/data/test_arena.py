@@ -68,6 +68,8 @@ def test_a_file_with_two_columns_is_an_elo_table(tmp_path: Path) -> None:
         ("model,elo\na,nan\nb,1\n", r"row 1: elo of 'a' is 'nan'"),
         ("model,elo,elo_low\na,1000,inf\n", r"elo_low of 'a' is 'inf'"),
         ("model,elo,elo_low,elo_high\na,1000,1010,1020\n", "does not hold its rating"),
+        ("model,elo,elo_low,elo_high\na,1000,990,\n", "has one end only"),
+        ("model,elo\na,1000\nb,1e6\n", "ratings span 999000 points"),
         ("model,rating\na,1000\n", "no column 'elo'"),
         ("model,elo\n", "no rows"),
         ("model,elo,date\na,1,2024-01-01\nb,2,2025-01-01\n", "ratings of 2 dates"),

@@ -73,7 +73,7 @@ def test_the_directory_is_replaced_only_with_force_and_only_if_it_is_a_data_set(
     assert len(read_table(tmp_path / "pairs")) == 2
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
-    with pytest.raises(DataError, match="not a data set directory"):
+    with pytest.raises(DataError, match="holds other things than a data set"):
         write_preferences(frame, tmp_path / "thesis", force=True)
     assert (tmp_path / "thesis" / "chapter.txt").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pairs", "thesis"]

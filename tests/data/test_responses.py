@@ -85,6 +85,14 @@ GOOD = {"prompt": "Hi", "response": "x", "policy": "a"}
         ([{"prompt": "Hi", "policy": "a"}], "no column 'response'"),
         ([{"prompt": [{"role": "user"}], "response": "x", "policy": "a"}], "row 1: message"),
         ([{"prompt": None, "response": "x", "policy": "a"}], "row 1: prompt is None"),
+        (
+            [{"prompt": [{"role": "user", "content": None}], "response": "x", "policy": "a"}],
+            "'role' and 'content' must be texts",
+        ),
+        (
+            [GOOD, GOOD | {"prompt": [{"role": "user", "content": "Ho"}]}],
+            "row 2: a list of messages among prompts that are plain text",
+        ),
         ([{"prompt": 3, "response": "x", "policy": "a"}], "row 1: prompt is 3"),
     ],
 )

@@ -19,7 +19,7 @@ def write(tmp_path: Path, text: str, name: str = "scores.csv") -> Path:
 def test_a_plain_csv_is_enough(tmp_path: Path) -> None:
     frame = read_scores([write(tmp_path, "prompt_id,policy,score\n1,a,2\n1,b,3.5\n")])
     assert dict(frame.schema) == SCORE_SCHEMA
-    assert frame["reward_model"].to_list() == ["scores", "scores"]
+    assert frame["reward_model"].to_list() == ["unnamed", "unnamed"]
     assert frame["score"].to_list() == [2.0, 3.5]
 
 
@@ -102,3 +102,26 @@ def test_a_policy_may_be_called_like_one_of_our_columns() -> None:
     rows = [("p", name, 0, float(at)) for at, name in enumerate(names)]
     frame = pl.DataFrame(rows, schema=["prompt_id", "policy", "sample", "score"], orient="row")
     assert score_matrix(frame, names).values.tolist() == [[0.0, 1.0, 2.0]]
+
+
+def test_ids_and_names_that_look_like_numbers_stay_as_they_are(tmp_path: Path) -> None:
+    path = write(tmp_path, "prompt_id,policy,score\n0001,1.10,2\n3e5,1.1,3\n")
+    frame = read_scores([path])
+    assert frame["prompt_id"].to_list() == ["0001", "3e5"]
+    assert frame["policy"].to_list() == ["1.10", "1.1"]
+
+
+def test_plain_files_of_one_reward_model_may_be_many(tmp_path: Path) -> None:
+    paths = [
+        write(tmp_path, f"prompt_id,policy,score\n1,{name},2\n", f"{name}.csv") for name in "ab"
+    ]
+    assert read_scores(paths)["reward_model"].unique().to_list() == ["unnamed"]
+
+
+@pytest.mark.parametrize("column", ["prompt_id", "policy", "score", "reward_model"])
+def test_a_nested_column_is_refused_by_name(tmp_path: Path, column: str) -> None:
+    row = {"prompt_id": "p", "policy": "a", "score": 1.0, "reward_model": "rm"}
+    frame = pl.DataFrame({name: [[x] if name == column else x] for name, x in row.items()})
+    frame.write_parquet(tmp_path / "s.parquet")
+    with pytest.raises(DataError, match=f"column '{column}' holds List"):
+        read_scores([tmp_path / "s.parquet"])

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 from pathlib import Path
 
 import polars as pl
@@ -76,6 +77,34 @@ def test_a_directory_that_is_no_data_set_is_refused(tmp_path: Path) -> None:
     (tmp_path / "state.json").write_text("{}")
     with pytest.raises(DataError, match="not a readable data set"):
         read_table(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+def test_a_bracket_in_a_name_is_no_pattern(tmp_path: Path, suffix: str) -> None:
+    write_table(FRAME, tmp_path / f"t[1]{suffix}")
+    write_table(FRAME.head(1), tmp_path / f"t1{suffix}")
+    assert read_table(tmp_path / f"t[1]{suffix}").equals(FRAME)
+
+
+def test_an_output_that_is_an_input_is_refused_even_with_force(tmp_path: Path) -> None:
+    write_table(FRAME, tmp_path / "t.csv")
+    (tmp_path / "link.csv").symlink_to(tmp_path / "t.csv")
+    with pytest.raises(DataError, match="is an input of this run"):
+        refuse_existing(tmp_path / "link.csv", force=True, inputs=[tmp_path / "t.csv"])
+
+
+def test_a_device_is_never_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(DataError, match="is a device or the like"):
+        write_table(FRAME, tmp_path / "pipe.csv", force=True)
+
+
+def test_what_a_link_points_to_is_replaced_and_the_link_kept(tmp_path: Path) -> None:
+    write_table(FRAME, tmp_path / "t.csv")
+    (tmp_path / "link.csv").symlink_to(tmp_path / "t.csv")
+    write_table(FRAME.head(1), tmp_path / "link.csv", force=True)
+    assert (tmp_path / "link.csv").is_symlink()
+    assert len(read_table(tmp_path / "t.csv")) == 1
 
 
 def test_a_missing_column_is_named_beside_those_there() -> None:

@@ -100,7 +100,9 @@ def calibrate(
     from charm_rm.data.scores import read_scores
     from charm_rm.data.tables import refuse_existing, write_json
 
-    refuse_existing(out, force=force)
+    if not out.endswith(".json"):
+        raise typer.BadParameter("offsets are written as .json", param_hint="--out")
+    refuse_existing(out, force=force, inputs=[*scores, elo])
     table, ratings = read_scores(scores, by=by or "category"), read_elo(elo)
     made_by = record_run([*scores, elo])
     if over_valued is None:

@@ -25,14 +25,14 @@ def words() -> "Console":
     """Standard error, for people: warnings, progress, what was done."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 
 def page() -> "Console":
     """Standard output, for the result itself; in a pipe or a log, tables keep their width."""
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)  # [names] are no markup
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = PIPE_WIDTH
     return console

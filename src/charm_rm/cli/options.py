@@ -31,9 +31,9 @@ By = Annotated[
     typer.Option(metavar="COLUMN", help="Column of prompt categories.", show_default=False),
 ]
 Resamples = Annotated[
-    int, typer.Option("--resamples", metavar="N", min=2, help="Bootstrap resamples.")
+    int, typer.Option("--resamples", metavar="N", min=2, max=1_000_000, help="Bootstrap resamples.")
 ]
-Seed = Annotated[int, typer.Option(metavar="N", help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option(metavar="N", min=0, help="Seed of everything random.")]
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on standard output, no words.")
 ]

@@ -76,7 +76,7 @@ def pairs(
     from charm_rm.data.tables import refuse_existing
     from charm_rm.pairs import build_pairs
 
-    refuse_existing(out, force=force)
+    refuse_existing(out, force=force, inputs=[*scores, offsets, *(responses or [])])
     result = build_pairs(
         read_scores(scores, by=by or "category"),
         read_offsets(offsets),

@@ -101,7 +101,7 @@ def score(
     """
     for module in ("torch", "transformers"):
         require_extra("charm score", module, "models")
-    parts = _check_output(out, force=force)
+    parts = _check_output(out, force=force, inputs=responses)
 
     from charm_rm.data.parts import remove_parts
     from charm_rm.data.responses import read_responses
@@ -207,7 +207,7 @@ def _line_a_minute() -> Callable[[_Meter], None]:
     return show
 
 
-def _check_output(out: str, *, force: bool) -> Path:
+def _check_output(out: str, *, force: bool, inputs: list[str]) -> Path:
     """Where the parts go, once it is sure that the scores can be written when they are there."""
     from charm_rm.data.tables import DataError, refuse_existing
 
@@ -216,7 +216,7 @@ def _check_output(out: str, *, force: bool) -> Path:
         raise DataError(f"{out}: unknown kind of table; give one of {', '.join(SUFFIXES)}")
     if path.is_dir():
         raise DataError(f"{out}: is a directory; give a file")
-    refuse_existing(path, force=force)
+    refuse_existing(path, force=force, inputs=inputs)
     return path.with_name(f"{path.name}.parts")
 
 

@@ -12,7 +12,7 @@ from scipy.special import expit, logit
 from charm_rm.core.win_rates import Floats, check_margins, tie_width
 
 N_NEWTON_STEPS = 60
-RESIDUAL = 1e-12  # win rate left at the root of a resample
+RESIDUAL = 1e-11  # win rate left at the root of a resample, as a share of the rarer outcome
 BLOCK = 1 << 19  # elements of a work array that still stay in cache
 
 
@@ -51,7 +51,12 @@ def solve_offset(margins: Floats, target: float, *, temperature: float = 1.0) ->
     # A tolerance on the offset of 1e-14 is one of 2.5e-15 on the win rate, whose slope is at
     # most 1/4; rtol cannot go below a few rounding errors.
     root = brentq(
-        lambda offset: expit(scaled + offset).mean() - target, low, high, xtol=1e-14, rtol=1e-15
+        lambda offset: expit(scaled + offset).mean() - target,
+        low,
+        high,
+        xtol=1e-14,
+        rtol=1e-15,
+        maxiter=1000,
     )
     return float(root) * temperature
 
@@ -183,7 +188,7 @@ def _newton_block(
     for _ in range(N_NEWTON_STEPS):
         soft = expit(margins + offsets[:, None])
         rate = np.einsum("ij,ij->i", counts, soft) / total
-        if np.abs(rate - targets).max() <= RESIDUAL:
+        if np.all(np.abs(rate - targets) <= RESIDUAL * np.minimum(targets, 1.0 - targets)):
             break
         slope = np.einsum("ij,ij,ij->i", counts, soft, 1.0 - soft) / total
         low = np.where(rate < targets, offsets, low)

@@ -22,6 +22,7 @@ from charm_rm.data.tables import (
 )
 
 DEFAULT_ELO = "table7"
+MAX_SPAN = 4000.0  # Elo points; beyond it a win rate is 1 to ten digits
 ELO_SCHEMA = {
     "model": pl.String,
     "elo": pl.Float64,
@@ -200,6 +201,15 @@ def _refuse_bad_ratings(raw: pl.DataFrame, frame: pl.DataFrame, *, name: str) ->
                 f"{name}: row {row + 1}: {column} of {str(raw['model'][row])!r} is "
                 f"{str(raw[column][row])!r}, not a finite number; mend that row or drop it"
             )
+    half = frame.filter(pl.col("elo_low").is_null() != pl.col("elo_high").is_null())
+    if not half.is_empty():
+        model = half["model"][0]
+        raise DataError(f"{name}: the interval of {model!r} has one end only; give both or none")
+    span = float(np.ptp(frame["elo"].to_numpy()))
+    if span > MAX_SPAN:
+        raise DataError(
+            f"{name}: ratings span {span:.0f} points; Elo points are wanted, 400 per factor of ten"
+        )
     inverted = frame.filter(
         (pl.col("elo_low") > pl.col("elo")) | (pl.col("elo_high") < pl.col("elo"))
     )

@@ -163,18 +163,29 @@ def read_offsets(path: str | Path) -> Calibration:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
         if document["win_rate"] not in ("sigmoid", "hard"):
             raise ValueError(f"win_rate is {document['win_rate']!r}")
+        entries = tuple(_read_entry(entry) for entry in document["offsets"])
+        keys = [(entry.policy, entry.category) for entry in entries]
+        if not keys or len(set(keys)) < len(keys):
+            raise ValueError("it needs one offset per policy and category, and at least one")
         return Calibration(
             reward_model=str(document["reward_model"]),
             elo=document["elo"],
             reference=str(document["reference"]),
             win_rate=document["win_rate"],
             temperature=_finite_number(document, "temperature"),
-            offsets=tuple(_read_entry(entry) for entry in document["offsets"]),
+            offsets=entries,
             warnings=tuple(document.get("warnings", ())),
             made_by=document.get("made_by", {}),
             joint=document.get("joint"),
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         reason = " ".join(str(error).split())[:120]
         raise DataError(
             f"{path}: not an offsets file ({reason}); write one with charm calibrate"

@@ -57,8 +57,8 @@ def _write_arrow_folder(frame: pl.DataFrame, target: Path, *, force: bool) -> No
     the files open in every release of the library.
     """
     refuse_existing(target, force=force)
-    if target.exists() and not (target / "state.json").is_file():
-        raise DataError(f"{target}: not a data set directory; --force replaces only those")
+    if target.exists() and not _is_arrow_folder(target):
+        raise DataError(f"{target}: holds other things than a data set; --force replaces data sets only")
     try:
         part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         try:
@@ -81,6 +81,12 @@ def _write_arrow_folder(frame: pl.DataFrame, target: Path, *, force: bool) -> No
     except (OSError, pl.exceptions.PolarsError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{target}: not written ({reason}); check space and rights") from error
+
+
+def _is_arrow_folder(folder: Path) -> bool:
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    data = {name for name in names if name.endswith(".arrow")}
+    return "state.json" in names and names <= {"state.json", "dataset_info.json", *data}
 
 
 def _swap_in(part: Path, target: Path) -> None:

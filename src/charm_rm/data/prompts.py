@@ -20,7 +20,7 @@ def as_messages(prompt: str | Sequence[dict[str, Any]]) -> list[Message]:
         Messages with exactly these two keys.
 
     Raises:
-        DataError: If the prompt is neither, is empty, or a message lacks a key.
+        DataError: If the prompt is neither, is empty, or a message lacks a key or has no text.
 
     Example:
         >>> as_messages("Hello")
@@ -34,7 +34,9 @@ def as_messages(prompt: str | Sequence[dict[str, Any]]) -> list[Message]:
     for message in prompt:
         if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
             raise DataError(f"message {message!r} in a prompt; it needs 'role' and 'content'")
-        messages.append({"role": str(message["role"]), "content": str(message["content"])})
+        if not isinstance(message["role"], str) or not isinstance(message["content"], str):
+            raise DataError(f"message {message!r} in a prompt; 'role' and 'content' must be texts")
+        messages.append({"role": message["role"], "content": message["content"]})
     return messages
 
 

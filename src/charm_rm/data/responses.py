@@ -116,7 +116,13 @@ def _prompt_table(frame: pl.DataFrame, *, where: str) -> pl.DataFrame:
     messages: dict[Any, list[Message]] = {}
     ids: dict[Any, str] = {}
     keys = []
+    mixed = isinstance(frame.schema["prompt"], pl.String)
     for row, prompt in enumerate(frame["prompt"]):
+        if mixed and prompt is not None and prompt.startswith('[{"role"'):
+            raise DataError(
+                f"{where}: row {row + 1}: a list of messages among prompts that are plain text; "
+                "give all prompts in one form"
+            )
         key = prompt if isinstance(prompt, str) else repr(_listed(prompt))
         if key not in messages:
             try:

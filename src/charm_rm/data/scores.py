@@ -24,6 +24,7 @@ SCORE_SCHEMA = {
     "score": pl.Float64,
     "reward_model": pl.String,
 }
+UNNAMED = "unnamed"
 MIN_PROMPTS = 30  # fewer say nothing about a win rate
 OPTIONAL = {"category": pl.String, "n_tokens": pl.Int64, "truncated": pl.Boolean}
 
@@ -61,7 +62,7 @@ def read_scores(paths: Iterable[str | Path], *, by: str = "category") -> pl.Data
 
     Args:
         paths: Files that `charm_rm.data.tables.read_table` reads, with columns ``prompt_id, policy,
-            score`` and, if there, ``sample`` (else 0), ``reward_model`` (else the file's name),
+            score`` and, if there, ``sample`` (else 0), ``reward_model`` (else "unnamed"),
             ``category, n_tokens, truncated``.
         by: Column that is read as the ``category`` of a row; any other than ``category`` must be
             there.
@@ -110,7 +111,7 @@ def _read_one(name: str, *, by: str) -> pl.DataFrame:
     if "sample" not in frame.columns:
         frame = frame.with_columns(pl.lit(0).alias("sample"))
     if "reward_model" not in frame.columns:
-        frame = frame.with_columns(pl.lit(Path(name).stem).alias("reward_model"))
+        frame = frame.with_columns(pl.lit(UNNAMED).alias("reward_model"))
     schema = SCORE_SCHEMA | {name: kind for name, kind in OPTIONAL.items() if name in frame.columns}
     require_plain_columns(frame, schema, where=name)
     cast = frame.select(pl.col(column).cast(kind, strict=False) for column, kind in schema.items())

@@ -10,11 +10,18 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import polars as pl
 
 ARROW_FOLDER_FILES = ("dataset_info.json", "state.json")
+# Names and texts, which a CSV reader must not take for numbers: 0001, 1.10, 3e5.
+TEXT_COLUMNS = {
+    *("prompt_id", "prompt", "instruction", "policy", "model", "generator", "reward_model"),
+    *("response", "output", "category", "source", "board", "date", "finish_reason"),
+    *("model_a", "model_b", "winner", "model_name", "Model"),
+}
+Source = str | IO[bytes]  # an address, or an open local file
 
 
 class DataError(ValueError):
@@ -50,22 +57,31 @@ def read_table(path: str | Path) -> pl.DataFrame:
     remote = "://" in name
     if not remote and not Path(name).exists():
         raise DataError(f"{name}: no such file; check the path")
-    if remote and Path(name).suffix.lower() == ".json":
-        raise DataError(f"{name}: a list of objects is read from local files only; fetch it first")
     if not remote and Path(name).is_dir():
         return _read_arrow_folder(Path(name))
     reader = _READERS.get(Path(name).suffix.lower())
     if reader is None:
         raise DataError(f"{name}: unknown kind of table; give one of {', '.join(_READERS)}")
     try:
-        return reader(name)
-    except (pl.exceptions.PolarsError, OSError, ValueError, RecursionError) as error:
+        if remote:
+            return reader(name)
+        with Path(name).open("rb") as file:  # by handle: in a name, [ * ? are no pattern
+            return reader(file)
+    except (
+        pl.exceptions.PolarsError,
+        OSError,
+        ValueError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise DataError(f"{name}: not a readable table ({reason}); check the file") from error
 
 
-def _read_json(name: str) -> pl.DataFrame:
-    rows = json.loads(Path(name).read_text(encoding="utf-8"))
+def _read_json(source: Source) -> pl.DataFrame:
+    if isinstance(source, str):
+        raise ValueError("a list of objects is read from local files only; fetch it first")
+    rows = json.loads(source.read().decode("utf-8-sig"))
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError("it must hold a list of objects")
     return pl.DataFrame(rows, infer_schema_length=None)
@@ -82,20 +98,31 @@ def _read_arrow_folder(folder: Path) -> pl.DataFrame:
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         files = [folder / entry["filename"] for entry in state["_data_files"]]
         return pl.concat([pl.read_ipc_stream(file) for file in files])
-    except (pl.exceptions.PolarsError, OSError, ValueError, KeyError, TypeError) as error:
+    except (
+        pl.exceptions.PolarsError,
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        RecursionError,
+    ) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{folder}: not a readable data set ({reason}); save it again") from error
 
 
-def _read_csv(name: str) -> pl.DataFrame:
-    return pl.read_csv(name, infer_schema_length=None)
+def _read_csv(source: Source) -> pl.DataFrame:
+    names = pl.read_csv(source, n_rows=0).columns
+    if not isinstance(source, str):
+        source.seek(0)
+    texts = {name: pl.String for name in names if name in TEXT_COLUMNS}
+    return pl.read_csv(source, infer_schema_length=None, schema_overrides=texts)
 
 
-def _read_lines(name: str) -> pl.DataFrame:
-    return pl.read_ndjson(name, infer_schema_length=None)
+def _read_lines(source: Source) -> pl.DataFrame:
+    return pl.read_ndjson(source, infer_schema_length=None)
 
 
-_READERS: dict[str, Callable[[str], pl.DataFrame]] = {
+_READERS: dict[str, Callable[[Source], pl.DataFrame]] = {
     ".parquet": pl.read_parquet,
     ".csv": _read_csv,
     ".json": _read_json,
@@ -153,15 +180,17 @@ def require_plain_columns(frame: pl.DataFrame, columns: Iterable[str], *, where:
             )
 
 
-def refuse_existing(path: str | Path, *, force: bool) -> None:
+def refuse_existing(path: str | Path, *, force: bool, inputs: Iterable[str | Path] = ()) -> None:
     """A path that may be written: not there yet, or there and to be replaced.
 
     Args:
         path: Where the output is to go.
         force: Whether an existing file may be replaced.
+        inputs: Files that are read, which the output must not replace.
 
     Raises:
-        DataError: If something is there and ``force`` is not set, or the folder is missing.
+        DataError: If something is there and ``force`` is not set, it is one of the inputs or no
+            file, or the folder is missing.
 
     Example:
         >>> refuse_existing("no-such-file.parquet", force=False)
@@ -169,6 +198,10 @@ def refuse_existing(path: str | Path, *, force: bool) -> None:
     target = Path(path)
     if target.exists() and not force:
         raise DataError(f"{target}: exists already; give --force to replace it")
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        raise DataError(f"{target}: is a device or the like, which can't be replaced; name a file")
+    if any(Path(name).exists() and target.exists() and target.samefile(name) for name in inputs):
+        raise DataError(f"{target}: is an input of this run; name another output")
     if not target.parent.is_dir():
         raise DataError(f"{target}: its folder does not exist; create {target.parent} first")
 
@@ -193,8 +226,8 @@ def replacing(path: str | Path, write: Callable[[Path], object], *, force: bool 
         'whole'
         >>> folder.cleanup()
     """
-    target = Path(path)
-    refuse_existing(target, force=force)
+    refuse_existing(path, force=force)
+    target = Path(path).resolve()  # what a link points to is replaced, not the link
     try:
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
         os.close(handle)
@@ -208,7 +241,7 @@ def replacing(path: str | Path, write: Callable[[Path], object], *, force: bool 
             part.unlink(missing_ok=True)
     except (OSError, pl.exceptions.PolarsError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{target}: not written ({reason}); check space and rights") from error
+        raise DataError(f"{path}: not written ({reason}); check space and rights") from error
 
 
 def _flush(path: Path) -> None:
