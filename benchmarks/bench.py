@@ -10,6 +10,7 @@ ratios within one table. Whole processes show their median too, and bare Python 
 import argparse
 import json
 import platform
+import resource
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,9 @@ from rich.console import Console
 from rich.table import Table
 
 import charm_rm
+from charm_rm.core.battles import count_battles
+from charm_rm.core.joint import solve_joint_offsets
+from charm_rm.core.ratings import fit_ratings, resample_ratings
 from charm_rm.core.win_rates import Floats
 from charm_rm.data.arena import read_elo
 
@@ -165,6 +169,54 @@ def score_table(scores: Floats, policies: list[str]) -> pl.DataFrame:
     )
 
 
+def bench_many() -> list[Result]:
+    """Joint offsets of K policies on N prompts, and ratings from a million battles."""
+    results = []
+    for n_policies, n_prompts, goal in (
+        (24, 805, 0.5),
+        (24, 20_000, None),
+        (96, 805, None),
+        (223, 805, 30),
+    ):
+        rng = np.random.default_rng(0)
+        scores = draw_scores(n_prompts, n_policies, rng=rng)
+        elo = rng.normal(1200.0, 80.0, n_policies)
+        start = time.perf_counter()
+        found = solve_joint_offsets(scores, elo, reference=0)
+        taken = time.perf_counter() - start
+        what = f"joint offsets, {n_policies} policies, {n_prompts:,} prompts"
+        shown = f"{taken:.2f} s, gradient {found.gradient_norm:.0e}"
+        results.append(
+            Result(what, shown, f"< {goal} s" if goal else "", taken < goal if goal else None)
+        )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    results.append(Result("  peak memory of the whole benchmark", f"{peak:.2f} GiB"))
+    return [*results, *bench_ratings()]
+
+
+def bench_ratings(n_battles: int = 1_000_000, n_models: int = 100) -> list[Result]:
+    """Bradley-Terry ratings of synthetic battles, 15% of them ties, from raw arrays."""
+    rng = np.random.default_rng(0)
+    first = rng.integers(0, n_models, n_battles)
+    second = (first + rng.integers(1, n_models, n_battles)) % n_models
+    strength = rng.normal(0.0, 1.0, n_models)
+    wins = rng.random(n_battles) < 1.0 / (1.0 + np.exp(strength[second] - strength[first]))
+    outcomes = np.where(rng.random(n_battles) < 0.15, 0.5, wins.astype(np.float64))
+
+    def fit() -> object:
+        return fit_ratings(count_battles(first, second, outcomes=outcomes, n_models=n_models))
+
+    counts = count_battles(first, second, outcomes=outcomes, n_models=n_models)
+    fitted = best_time(fit, n_runs=5)
+    start = time.perf_counter()
+    resample_ratings(counts, fit_ratings(counts), n_resamples=1000, rng=rng)
+    drawn = time.perf_counter() - start
+    return [
+        Result(f"ratings of {n_battles:,} battles", f"{fitted:.3f} s", "< 0.3 s", fitted < 0.3),
+        Result("  1,000 resamples", f"{drawn:.1f} s", "< 15 s", drawn < 15),
+    ]
+
+
 def best_time(task: Callable[[], object], *, n_runs: int) -> float:
     """Least wall-clock time of one run, in seconds: what noise can only add to."""
     times = []
@@ -195,7 +247,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--json", type=Path, metavar="PATH", help="also write the results here")
     arguments = parser.parse_args()
-    results = [*bench_offset(), *bench_interval(), *bench_processes()]
+    results = [*bench_offset(), *bench_interval(), *bench_processes(), *bench_many()]
     table = Table("measured", "result", "goal", "met", box=None)
     for result in results:
         met = {None: "", True: "yes", False: "MISSED"}[result.met]

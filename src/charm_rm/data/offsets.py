@@ -128,7 +128,9 @@ def apply_offsets(scores: pl.DataFrame, calibration: Calibration) -> pl.DataFram
 def _require_categories(scores: pl.DataFrame, calibration: Calibration) -> None:
     """Every score of a policy with offsets by category falls under one of them."""
     if "category" not in scores.columns:
-        raise DataError("scores: no column 'category', which these offsets need; charm categorize")
+        raise DataError(
+            "scores: no column 'category', which these offsets need; name the one to use with --by"
+        )
     known = {(entry.policy, entry.category) for entry in calibration.offsets}
     policies = {policy for policy, _ in known}
     pairs = scores.select("policy", "category").unique().sort("policy", "category").rows()

@@ -58,7 +58,9 @@ def _write_arrow_folder(frame: pl.DataFrame, target: Path, *, force: bool) -> No
     """
     refuse_existing(target, force=force)
     if target.exists() and not _is_arrow_folder(target):
-        raise DataError(f"{target}: holds other things than a data set; --force replaces data sets only")
+        raise DataError(
+            f"{target}: holds other things than a data set; --force replaces data sets only"
+        )
     try:
         part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         try:
