@@ -269,14 +269,15 @@ def _audit_policies(
     signed = signed_mismatch(rates, expected)
     drawn_expected = expected_win_rate(draws.ratings, draws.ratings[:, [reference]])
     drawn = signed_mismatch(draws.rates, drawn_expected)
-    low, high = percentile_interval(drawn, level=LEVEL)
-    hard_low, hard_high = percentile_interval(draws.hard_rates, level=LEVEL)
-    errors = drawn.std(axis=0, ddof=1)
-    adjusted = _adjusted_p_values(signed, errors, reference=reference)
+    answered = np.isfinite(outcomes["chosen"])
+    n = np.array([len(np.unique(matrix.prompts[column])) for column in answered.T])
+    low, high = percentile_interval(drawn, n_prompts=n, level=LEVEL)
+    hard_low, hard_high = percentile_interval(draws.hard_rates, n_prompts=n, level=LEVEL)
+    errors = drawn.std(axis=0, ddof=1) * np.sqrt(n / (n - 1.0))  # resamples spread by 1/n
+    adjusted = _adjusted_p_values(signed, errors, n_prompts=n, reference=reference)
     detectable = (ndtri(0.5 * (1.0 + LEVEL)) + ndtri(POWER)) * errors
     found = []
     for at, policy in enumerate(matrix.policies):
-        answered = np.isfinite(outcomes["chosen"][:, at])
         verdict = _verdict(signed[at], adjusted[at], detectable[at])
         verdict = "reference" if at == reference else verdict
         found.append(
@@ -285,7 +286,7 @@ def _audit_policies(
                 elo=float(ratings[at, 0]),
                 elo_low=_known(ratings[at, 1]),
                 elo_high=_known(ratings[at, 2]),
-                n_prompts=len(np.unique(matrix.prompts[answered])),
+                n_prompts=int(n[at]),
                 mean_score=float(np.nanmean(matrix.values[:, at])),
                 expected_win_rate=float(expected[at]),
                 win_rate=float(rates[at]),
@@ -306,11 +307,15 @@ def _audit_policies(
     return found
 
 
-def _adjusted_p_values(signed: Floats, errors: Floats, *, reference: int) -> Floats:
+def _adjusted_p_values(
+    signed: Floats, errors: Floats, *, n_prompts: NDArray[np.int64], reference: int
+) -> Floats:
     """One p-value per policy, adjusted over all but the reference, whose own is 1."""
     others = np.arange(len(signed)) != reference
     adjusted = np.ones(len(signed))
-    raw = two_sided_p_value(signed[others], standard_error=errors[others])
+    raw = two_sided_p_value(
+        signed[others], standard_error=errors[others], n_prompts=n_prompts[others]
+    )
     adjusted[others] = benjamini_hochberg(np.nan_to_num(raw, nan=1.0))  # equal to the reference
     return adjusted
 

@@ -259,11 +259,12 @@ def _bootstrap(
             offsets.append(solved)
         at += len(block)
     mismatch = signed_mismatch(np.concatenate(rates), targets)
-    return _interval(np.concatenate(offsets)), _interval(mismatch)
+    n = pair.n_prompts
+    return _interval(np.concatenate(offsets), n), _interval(mismatch, n)
 
 
-def _interval(samples: Floats) -> tuple[float, float]:
-    low, high = percentile_interval(samples, level=LEVEL)
+def _interval(samples: Floats, n_prompts: int) -> tuple[float, float]:
+    low, high = percentile_interval(samples, n_prompts=n_prompts, level=LEVEL)
     return float(low), float(high)
 
 

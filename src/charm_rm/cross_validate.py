@@ -312,7 +312,8 @@ def _interval(
     rng = np.random.default_rng(seed)
     blocks = resample_counts(int(prompts.max()) + 1, n_resamples=N_RESAMPLES, rng=rng)
     rates = [resampled_means(outcomes[:, None], counts[:, prompts])[:, 0] for counts in blocks]
-    low, high = percentile_interval(signed_mismatch(np.concatenate(rates), target), level=LEVEL)
+    mismatch = signed_mismatch(np.concatenate(rates), target)
+    low, high = percentile_interval(mismatch, n_prompts=len(np.unique(prompts)), level=LEVEL)
     return float(low), float(high)
 
 

@@ -12,6 +12,7 @@ from charm_rm.cli.demo import demo
 from charm_rm.cli.elo import elo
 from charm_rm.cli.pairs import pairs
 from charm_rm.cli.score import score
+from charm_rm.cli.selftest import selftest
 
 app = typer.Typer(
     name="charm",
@@ -22,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, score, audit, calibrate, pairs):
+for command in (demo, score, audit, calibrate, pairs, selftest):
     app.command()(command)
 app.add_typer(elo)
 

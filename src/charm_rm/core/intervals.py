@@ -7,7 +7,8 @@ Counts stand for resamples, which turns most statistics into one matrix product.
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import ndtr, stdtrit
 
 from charm_rm.core.win_rates import Floats
 
@@ -68,27 +69,45 @@ def resampled_means(values: Floats, counts: Floats) -> Floats:
     return np.divide(total, n_known, out=np.full_like(total, np.nan), where=n_known > 0)
 
 
-def percentile_interval(samples: Floats, *, level: float = 0.95) -> tuple[Floats, Floats]:
-    """Equal-tailed interval of the resampled values, by linear interpolation.
+def percentile_interval(
+    samples: Floats, *, n_prompts: ArrayLike = np.inf, level: float = 0.95
+) -> tuple[Floats, Floats]:
+    """Equal-tailed interval of the resampled values, as wide as few prompts demand.
+
+    The ends are the quantiles at q and 1 - q, q = Phi(t sqrt(n/(n - 1))), t the quantile of
+    Student's t with n - 1 degrees of freedom at (1 - level)/2. A plain percentile interval is too
+    narrow twice: resamples spread by the variance over n, not n - 1, and the normal quantile is
+    not Student's (Hesterberg 2015, section 5.3). Of B resamples, the k-th smallest stands at
+    k/(B + 1), so that the coverage does not depend on B.
 
     Args:
         samples: Resampled values, shape (n_resamples,) or (n_resamples, n_columns); NaN
             (a resample without data) is left out.
-        level: Share of the resamples inside the interval.
+        n_prompts: Prompts n behind each column, at least 2; without it q is (1 - level)/2.
+        level: Share of samples whose interval holds the true value.
 
     Returns:
         Lower and upper ends, each of shape () or (n_columns,).
 
     Raises:
-        ValueError: If ``level`` is not strictly between 0 and 1.
+        ValueError: If ``level`` is not strictly between 0 and 1, or there are fewer than two
+            prompts.
 
     Example:
-        >>> low, high = percentile_interval(np.arange(101.0), level=0.9)
+        >>> low, high = percentile_interval(np.arange(1.0, 100.0), level=0.9)
         >>> round(float(low), 6), round(float(high), 6)
         (5.0, 95.0)
     """
     if not 0.0 < level < 1.0:
         raise ValueError(f"level must lie strictly between 0 and 1, got {level}")
-    tail = 0.5 * (1.0 - level)
-    low, high = np.nanquantile(samples, [tail, 1.0 - tail], axis=0)
+    n = np.broadcast_to(np.asarray(n_prompts, dtype=np.float64), samples.shape[1:])
+    if np.any(n < 2.0):
+        raise ValueError("an interval needs at least two prompts")
+    tails = ndtr(stdtrit(n - 1.0, 0.5 * (1.0 - level)) / np.sqrt(1.0 - 1.0 / n))
+    columns = samples.reshape(len(samples), -1).T
+    ends = [
+        np.nanquantile(column, [tail, 1.0 - tail], method="weibull")
+        for column, tail in zip(columns, np.ravel(tails), strict=True)
+    ]
+    low, high = np.transpose(ends).reshape(2, *n.shape)
     return np.asarray(low), np.asarray(high)

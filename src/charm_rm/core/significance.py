@@ -2,7 +2,7 @@
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtri, stdtr
 
 from charm_rm.core.win_rates import Floats
 
@@ -62,12 +62,17 @@ def correlation_interval(
     return np.tanh(low), np.tanh(high)
 
 
-def two_sided_p_value(estimate: ArrayLike, *, standard_error: ArrayLike) -> Floats:
-    """Chance of an estimate as far from 0 or farther, were the truth 0: 2 Phi(-|x| / se).
+def two_sided_p_value(
+    estimate: ArrayLike, *, standard_error: ArrayLike, n_prompts: ArrayLike = np.inf
+) -> Floats:
+    """Chance of an estimate as far from 0 or farther, were the truth 0: 2 T(-|x| / se).
+
+    T is Student's distribution with n - 1 degrees of freedom; without n, the normal one.
 
     Args:
         estimate: Estimates, such as signed mismatches.
-        standard_error: Their standard errors. Broadcasts.
+        standard_error: Their standard errors. All arguments broadcast.
+        n_prompts: Prompts n that the standard errors are from.
 
     Returns:
         P-values, of the broadcast shape; NaN where estimate and standard error are both 0.
@@ -83,7 +88,8 @@ def two_sided_p_value(estimate: ArrayLike, *, standard_error: ArrayLike) -> Floa
     if np.any(error < 0.0):
         raise ValueError("a standard error is negative")
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(2.0 * ndtr(-np.abs(np.divide(estimate, error))))
+        distance = -np.abs(np.divide(estimate, error))
+    return np.asarray(2.0 * stdtr(np.subtract(n_prompts, 1.0), distance))
 
 
 def benjamini_hochberg(p_values: ArrayLike) -> Floats:
