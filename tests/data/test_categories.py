@@ -13,6 +13,7 @@ from charm_rm.data.categories import (
     read_prompt_table,
     user_text,
 )
+from charm_rm.data.prompts import as_messages, prompt_digest
 from charm_rm.data.tables import DataError
 
 
@@ -92,6 +93,50 @@ def test_what_can_not_be_used_is_said_in_one_line(
         read_prompt_table([path])
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
+
+
+def write_scores(folder: Path, ids: list[str]) -> Path:
+    path = folder / "scores.parquet"
+    rows = {"prompt_id": ids, "policy": ["m"] * len(ids), "score": [1.0] * len(ids)}
+    pl.DataFrame(rows).write_parquet(path)
+    return path
+
+
+def test_scores_find_their_prompts_and_known_categories_in_another_table(tmp_path: Path) -> None:
+    pl.DataFrame(
+        {"prompt_id": ["2", "1"], "prompt": ["b", "a"], "category": ["Others", None]}
+    ).write_parquet(tmp_path / "responses.parquet")
+    scores = write_scores(tmp_path, ["1", "2", "1"])
+    table = read_prompt_table([scores], prompts=[tmp_path / "responses.parquet"])
+    assert table.texts == ("a", "b", "a")
+    assert table.frame["category"].to_list() == [None, "Others", None]
+    assert table.missing.to_list() == [True, False, True]
+    assert table.frame.drop("category").equals(pl.read_parquet(scores))
+
+
+def test_prompts_without_an_id_are_found_by_their_digest(tmp_path: Path) -> None:
+    rows = [{"instruction": "Hi", "output": "Hello", "generator": "m"}]
+    (tmp_path / "outputs.json").write_text(json.dumps(rows))
+    scores = write_scores(tmp_path, [prompt_digest(as_messages("Hi"))])
+    table = read_prompt_table([scores], prompts=[tmp_path / "outputs.json"])
+    assert table.texts == ("Hi",)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "words"),
+    [
+        ({"prompt_id": ["1"], "prompt": ["a"]}, r"prompt '2' is not among those of --prompts \(1 "),
+        ({"prompt_id": ["1", "1"], "prompt": ["a", "b"]}, "'1' stands for two prompts"),
+        ({"prompt_id": ["1"]}, "no column of prompts"),
+    ],
+)
+def test_prompts_that_do_not_fit_the_scores_are_refused(
+    tmp_path: Path, prompts: dict[str, list[str]], words: str
+) -> None:
+    pl.DataFrame(prompts).write_parquet(tmp_path / "prompts.parquet")
+    scores = write_scores(tmp_path, ["1", "2"])
+    with pytest.raises(DataError, match=words):
+        read_prompt_table([scores], prompts=[tmp_path / "prompts.parquet"])
 
 
 def test_tables_of_two_kinds_are_refused_with_the_odd_columns(tmp_path: Path) -> None:

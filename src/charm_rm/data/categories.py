@@ -16,7 +16,7 @@ from typing import Any
 
 import polars as pl
 
-from charm_rm.data.prompts import as_messages
+from charm_rm.data.prompts import as_messages, prompt_digest
 from charm_rm.data.tables import DataError, not_found, read_table
 
 MATH_REASONING = "Math/Reasoning"
@@ -68,19 +68,31 @@ class PromptTable:
     missing: pl.Series
 
 
-def read_prompt_table(paths: Iterable[str | Path]) -> PromptTable:
+@dataclass(frozen=True)
+class _KnownPrompt:
+    """What another table says of a prompt: its text, and its category if it has one."""
+
+    text: str
+    category: str | None
+
+
+def read_prompt_table(
+    paths: Iterable[str | Path], *, prompts: Iterable[str | Path] = ()
+) -> PromptTable:
     r"""One table from any number of files that hold prompts, whatever else they hold.
 
     Args:
         paths: Files that `charm_rm.data.tables.read_table` reads, with the same columns, one of
             them ``prompt``, ``instruction`` or ``messages``: strings, or lists of messages.
+        prompts: Files of the same kind that hold the prompts of ``paths``, such as the responses
+            behind a table of scores; joined on ``prompt_id``. Categories there are taken over.
 
     Returns:
         The rows of all files, in their order.
 
     Raises:
         DataError: If a file can't be read or holds no rows, has no prompts or a malformed one,
-            the files' columns differ, or ``category`` is no text.
+            the files' columns differ, ``category`` is no text, or a prompt is not in ``prompts``.
 
     Example:
         >>> import tempfile
@@ -95,7 +107,8 @@ def read_prompt_table(paths: Iterable[str | Path]) -> PromptTable:
     names = [str(path) for path in paths]
     if not names:
         raise DataError("no tables given; name at least one file with prompts")
-    frames = [_read_one(name) for name in names]
+    known = _known_prompts(str(path) for path in prompts)
+    frames = [_read_one(name, known) for name in names]
     for name, frame in zip(names, frames, strict=True):
         odd = set(frame.columns) ^ set(frames[0].columns)
         if odd:
@@ -106,7 +119,7 @@ def read_prompt_table(paths: Iterable[str | Path]) -> PromptTable:
     texts = [
         text
         for name, frame in zip(names, frames, strict=True)
-        for text in _texts_of(frame, where=name)
+        for text in _texts_of(frame, known, where=name)
     ]
     try:
         frame = pl.concat([one.select(frames[0].columns) for one in frames], how="vertical_relaxed")
@@ -155,31 +168,85 @@ def user_text(prompt: str | Sequence[dict[str, Any]]) -> str:
     return "\n\n".join(own or [message["content"] for message in messages])
 
 
-def _read_one(name: str) -> pl.DataFrame:
-    frame = read_table(name)
-    if frame.is_empty():
-        raise DataError(f"{name}: no rows; give a file with prompts")
-    if not any(column in frame.columns for column in PROMPT_COLUMNS):
+def _read_one(name: str, known: dict[str, _KnownPrompt]) -> pl.DataFrame:
+    frame = _with_category(read_table(name), where=name)
+    if known:
+        return _joined(frame, known, where=name)
+    if not _prompt_column(frame):
         raise DataError(
             f"{name}: no column of prompts ({', '.join(map(repr, PROMPT_COLUMNS))}), it has "
-            f"{', '.join(frame.columns)}; give prompts or responses (charm score keeps the "
-            "category of responses)"
+            f"{', '.join(frame.drop('category').columns)}; name the table that has them with "
+            "--prompts, or give prompts or responses (charm score keeps their category)"
         )
+    return frame
+
+
+def _with_category(frame: pl.DataFrame, *, where: str) -> pl.DataFrame:
+    """The table with a column ``category`` of strings, null where there is none."""
+    if frame.is_empty():
+        raise DataError(f"{where}: no rows; give a file with prompts")
     if "category" not in frame.columns:
         return frame.with_columns(pl.lit(None, dtype=pl.String).alias("category"))
     kind = frame.schema["category"]
     if kind not in (pl.String, pl.Null) and not isinstance(kind, pl.Categorical | pl.Enum):
-        raise DataError(f"{name}: column 'category' is {kind}, not text; rename or drop it")
+        raise DataError(f"{where}: column 'category' is {kind}, not text; rename or drop it")
     return frame.with_columns(pl.col("category").cast(pl.String))
 
 
-def _texts_of(frame: pl.DataFrame, *, where: str) -> list[str]:
+def _known_prompts(names: Iterable[str]) -> dict[str, _KnownPrompt]:
+    """Prompts by their id: the one that came with them, else their digest."""
+    known: dict[str, _KnownPrompt] = {}
+    for name in names:
+        frame = _with_category(read_table(name), where=name)
+        column = _prompt_column(frame)
+        if column is None:
+            raise DataError(f"{name}: no column of prompts; give prompts or responses to --prompts")
+        texts = _texts_of(frame, {}, where=name)
+        ids = (
+            frame["prompt_id"].cast(pl.String)
+            if "prompt_id" in frame.columns
+            else (prompt_digest(as_messages(_listed(prompt))) for prompt in frame[column])
+        )
+        for one, text, category in zip(ids, texts, frame["category"], strict=True):
+            before = known.setdefault(one, _KnownPrompt(text, category))
+            if before.text != text:
+                raise DataError(f"{name}: prompt_id {one!r} stands for two prompts; keep one")
+    return known
+
+
+def _joined(frame: pl.DataFrame, known: dict[str, _KnownPrompt], *, where: str) -> pl.DataFrame:
+    """The table with the categories that the prompts have, where it has none of its own."""
+    if "prompt_id" not in frame.columns:
+        raise DataError(f"{where}: no column 'prompt_id' to find its prompts by; add it")
+    ids = frame["prompt_id"].cast(pl.String)
+    strange = sorted({str(one) for one in ids if one not in known})
+    if strange:
+        raise DataError(
+            f"{where}: prompt {strange[0]!r} is not among those of --prompts ({len(strange)} are "
+            "missing); give the table that the scores were made from"
+        )
+    theirs = pl.Series([known[one].category for one in ids], dtype=pl.String)
+    own = pl.col("category").str.strip_chars() != ""
+    return frame.with_columns(pl.when(own).then("category").otherwise(theirs).alias("category"))
+
+
+def _prompt_column(frame: pl.DataFrame) -> str | None:
+    return next((name for name in PROMPT_COLUMNS if name in frame.columns), None)
+
+
+def _listed(prompt: Any) -> Any:
+    return prompt.to_list() if isinstance(prompt, pl.Series) else prompt
+
+
+def _texts_of(frame: pl.DataFrame, others: dict[str, _KnownPrompt], *, where: str) -> list[str]:
     """The user's text of each row; prompts that repeat (one row per policy) are parsed once."""
-    column = next(name for name in PROMPT_COLUMNS if name in frame.columns)
+    if others:
+        return [others[one].text for one in frame["prompt_id"].cast(pl.String)]
+    column = _prompt_column(frame)
     known: dict[str, str] = {}
     texts = []
-    for row, prompt in enumerate(frame[column]):
-        listed = prompt.to_list() if isinstance(prompt, pl.Series) else prompt
+    for row, prompt in enumerate(frame[str(column)]):
+        listed = _listed(prompt)
         key = repr(listed)
         if key not in known:
             try:
