@@ -9,14 +9,15 @@ rules of `charm_rm.data.categories`; how far a second reader would agree was not
 Two samples are kept out of training, with all prompts that nearly repeat one of theirs:
 
 * `category_labels_development.csv`, 240 prompts: the first of each source in the order of their
-  ids, half AlpacaEval instructions, half from the mixed sources. Long ones were read by their first
-  500 characters. It was scored several times and guided the work, so it measures nothing any more.
+  ids, half AlpacaEval instructions, half from the mixed sources. Of long ones 500 characters, from
+  their ends, were read. It was scored several times and guided the work: it measures little now.
 * `category_labels_fresh.csv`, 150 prompts by `draw_sample`: in the order of the SHA-256 of "fresh "
   and the id, the same mix. All were read in full (up to 3,000 characters) and labelled after the
-  training was final, and scored once.
+  training was final, and scored once. Many of them had been training prompts of an earlier version,
+  whose cross-validation chose some of the settings; the present weights never saw them.
 
 Neither has GSM8K or HumanEval prompts: they are too easy. Training labels are rougher: most were
-given from the first 100 characters of a prompt; where cross-validation disagreed, up to 900 were
+given from about 100 characters of a prompt; where cross-validation disagreed, up to 900 were
 read (not of HH-RLHF's). Settings come from five-fold cross-validation on the training prompts.
 
 | source of training prompts | licence |
@@ -31,8 +32,8 @@ Apache-2.0; MIT at their origin. AlpacaEval declares its collection CC BY-NC 4.0
 | input embeddings of SmolLM2-135M-Instruct | Apache-2.0 |
 
 AlpacaEval's Koala part, of no licence known to us, is in the samples alone. The texts of others are
-not in this repository, and the classifier holds weights of hashed terms, from which no text can be
-read back.
+not in this repository; the classifier holds weights of hashed terms. That AlpacaEval took over its
+parts unchanged was not checked.
 """
 
 from __future__ import annotations
