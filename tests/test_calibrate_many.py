@@ -83,7 +83,7 @@ def test_the_pairs_of_all_categories_are_one_data_set(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("scores", "message"),
     [
-        (make_scores(), "no column 'category'; name the one to use"),
+        (make_scores(), "no column 'category'; fill it with charm categorize"),
         (make_scores().with_columns(category=pl.lit(None, dtype=pl.String)), "has no category"),
         (
             make_scores().with_columns(category=pl.col("policy")),

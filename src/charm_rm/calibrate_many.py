@@ -234,13 +234,15 @@ def _joint_errors(matrix: ScoreMatrix, ratings: Floats, found: JointOffsets) -> 
 def _row_categories(scores: pl.DataFrame, pair: PairedMargins) -> list[str]:
     """Category of each row of the pair; one per prompt, none missing."""
     if "category" not in scores.columns:
-        raise DataError("scores: no column 'category'; name the one to use with --by")
+        raise DataError(
+            "scores: no column 'category'; fill it with charm categorize, or name another with --by"
+        )
     known = scores.select("prompt_id", "category").unique()
     empty = known.filter(pl.col("category").is_null())
     if not empty.is_empty():
         raise DataError(
             f"scores: prompt {empty['prompt_id'][0]!r} has no category ({len(empty)} have none); "
-            "fill them in, or drop those rows"
+            "fill them in with charm categorize, or drop those rows"
         )
     twice = known.filter(pl.col("prompt_id").is_duplicated()).sort("prompt_id")
     if not twice.is_empty():

@@ -134,10 +134,13 @@ def audit_categories(
         ['a', 'b']
     """
     if "category" not in scores.columns:
-        raise DataError("scores: no column 'category'; name one that there is with --by")
+        raise DataError(
+            "scores: no column 'category'; fill it with charm categorize, or name another with --by"
+        )
     empty = scores.filter(pl.col("category").is_null())
     if not empty.is_empty():
-        raise DataError(f"scores: prompt {empty['prompt_id'][0]!r} has no category; fill it")
+        prompt = empty["prompt_id"][0]
+        raise DataError(f"scores: prompt {prompt!r} has no category; charm categorize fills it")
     per_policy = scores.group_by("category", "policy").agg(pl.col("prompt_id").n_unique())
     least = per_policy.group_by("category").agg(pl.col("prompt_id").min(), pl.len())
     n_policies = scores["policy"].n_unique()

@@ -334,7 +334,7 @@ def _category_codes(scores: pl.DataFrame, prompt_ids: tuple[str, ...]) -> NDArra
     by_prompt = dict(known.iter_rows())
     labels = [by_prompt[prompt_id] for prompt_id in prompt_ids]
     if any(label is None for label in labels):
-        raise DataError("scores: some prompts have no category; fill them in")
+        raise DataError("scores: some prompts have no category; charm categorize fills them in")
     return np.unique(np.array(labels, dtype=str), return_inverse=True)[1]
 
 
