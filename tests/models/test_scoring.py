@@ -186,7 +186,7 @@ def test_a_score_that_is_no_number_is_refused_and_not_kept(
     make: MakeModel, responses: pl.DataFrame, tmp_path: Path
 ) -> None:
     model = load(make(name="sick"))
-    model.head.get_parameter("weight").data.fill_(np.nan)
+    model.head.tensors["score.weight"].fill_(np.nan)
     with pytest.raises(DataError, match=r"sick: the score of response \d+ is nan in float32"):
         score_responses(responses, model, parts=tmp_path / "parts")
     assert not list((tmp_path / "parts").glob("0*"))

@@ -3,6 +3,10 @@
 On an accelerator sequences are padded into batches under a token budget; on a CPU they run one at
 a time, without padding or mask, which is fastest there. The head computes in float32 either way.
 
+A score must not depend on what else is scored. Padding stands behind the response, where a causal
+model can't see it, and to a length that the response alone decides: alone and in any company the
+same shapes are computed. ``exact`` goes further and computes every response by itself.
+
 Parts are keyed by what the model reads (a digest of the token ids), not by who wrote it: a
 response that changed is scored again, equal responses of two policies have equal scores, and a
 killed run loses at most the chunk in flight.
@@ -10,10 +14,11 @@ killed run loses at most the chunk in flight.
 
 import hashlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -26,13 +31,12 @@ from charm_rm.data.prompts import Message
 from charm_rm.data.responses import conversation
 from charm_rm.data.scores import OPTIONAL, SCORE_SCHEMA
 from charm_rm.data.tables import DataError
+from charm_rm.models.batches import find_end_of_prompt, padded_length
 from charm_rm.models.encoding import check_conversation, encode_conversations
+from charm_rm.models.heads import Head
 
 BATCH_TOKENS = 16_384  # padded tokens of one forward pass on an accelerator; tokens of one part
 ENCODED_AT_ONCE = 1_024  # conversations; bounds the memory of the tokenizer's Python lists
-DTYPES = MappingProxyType(
-    {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-)
 
 
 @dataclass(frozen=True)
@@ -43,22 +47,27 @@ class RewardModel:
         name: Its hub id, or the name of its directory.
         tokenizer: Its tokenizer.
         backbone: Token ids -> hidden states, in ``dtype``.
-        head: Hidden state of the last token -> score, always float32.
+        head: Hidden states of one or two tokens -> score, always float32.
         bos: Whether exactly one BOS token stands in front.
         template: Chat template, as Jinja text.
-        max_length: Longest conversation in tokens that is scored whole.
-        dtype: Precision of the backbone, a key of ``DTYPES``.
+        max_length: Longest conversation in tokens that is scored whole, without the suffix.
+        dtype: Precision of the backbone, a key of `charm_rm.models.choices.DTYPES`.
         device: Where it computes.
         padded: Whether sequences are padded into batches (accelerators) or run one at a time
             (fastest on a CPU).
         files: Configuration and weights that were read, for `fingerprint`.
         warnings: What a user should know about this model's input, one line each.
+        suffix: Ids put behind every conversation; the score is read at the last of them.
+        end_of_prompt: Ids that mark the end of the prompt, for heads that read it.
+        system_prompt: False where the template's own words before a conversation are taken off.
+        exact: Whether every sequence is computed alone, whatever ``padded`` says.
+        revision: Commit on the hub that it was fetched from.
     """
 
     name: str
     tokenizer: PreTrainedTokenizerBase
     backbone: torch.nn.Module
-    head: torch.nn.Module
+    head: Head
     bos: bool
     template: str
     max_length: int
@@ -67,6 +76,11 @@ class RewardModel:
     padded: bool
     files: tuple[Path, ...]
     warnings: tuple[str, ...] = ()
+    suffix: tuple[int, ...] = ()
+    end_of_prompt: tuple[int, ...] = ()
+    system_prompt: bool = True
+    exact: bool = False
+    revision: str | None = None
 
     def __call__(self, conversations: Sequence[Sequence[Message]]) -> NDArray[np.float64]:
         """Score points of conversations, shape (n,); warns when one had to be truncated."""
@@ -83,7 +97,11 @@ class RewardModel:
     def encode(self, conversations: Sequence[Sequence[Message]]) -> list[list[int]]:
         """Token ids of conversations, of full length; see `encode_conversations`."""
         return encode_conversations(
-            conversations, self.tokenizer, bos=self.bos, template=self.template
+            conversations,
+            self.tokenizer,
+            bos=self.bos,
+            template=self.template,
+            system_prompt=self.system_prompt,
         )
 
     def score_ids(
@@ -105,47 +123,78 @@ class RewardModel:
                 f"this model takes 1 to {self.max_length}"
             )
         scores = np.empty(len(sequences))
-        one_by_one = [[row] for row in range(len(sequences))]
-        batches = length_batches(lengths, batch_tokens) if self.padded else one_by_one
-        for rows in batches:
-            scores[rows] = self._score_batch([sequences[row] for row in rows])
+        for rows, width in self._batches(lengths, batch_tokens):
+            scores[rows] = self._score_batch([sequences[row] for row in rows], width)
         return scores
 
+    def _batches(self, lengths: Sequence[int], batch_tokens: int) -> Iterator[tuple[Any, int]]:
+        """Rows of each forward pass, and the length to which it pads them."""
+        n_more = len(self.suffix)
+        if self.exact or not self.padded:
+            yield from (([row], length + n_more) for row, length in enumerate(lengths))
+            return
+        most = self.max_length + n_more
+        widths = [padded_length(length + n_more, most=most) for length in lengths]
+        for width in sorted(set(widths), reverse=True):
+            rows = [row for row, own in enumerate(widths) if own == width]
+            for batch in length_batches([width] * len(rows), batch_tokens):
+                yield [rows[at] for at in batch], width
+
+    @cached_property
+    def _causal(self) -> bool:
+        """Whether no token sees those behind it, so that padding there needs no mask."""
+        flags = [getattr(module, "is_causal", None) for module in self.backbone.modules()]
+        known = [flag for flag in flags if flag is not None]
+        return bool(known) and all(known)
+
     @torch.inference_mode()
-    def _score_batch(self, sequences: Sequence[Sequence[int]]) -> NDArray[np.float64]:
+    def _score_batch(self, sequences: Sequence[Sequence[int]], width: int) -> NDArray[np.float64]:
         """One forward pass; the lengths are known, so no pad id is ever looked for."""
-        lengths = torch.tensor([len(ids) for ids in sequences])
-        longest = int(lengths.max())
-        ids = torch.zeros(len(sequences), longest, dtype=torch.long)
+        ids = torch.zeros(len(sequences), width, dtype=torch.long)
+        mask = torch.zeros_like(ids)
         for row, sequence in enumerate(sequences):
-            ids[row, : len(sequence)] = torch.tensor(sequence)
-        mask = (torch.arange(longest) < lengths[:, None]).long().to(self.device)
+            whole = [*sequence, *self.suffix]
+            ids[row, : len(whole)] = torch.tensor(whole)
+            mask[row, : len(whole)] = 1
         try:
             hidden = self.backbone(
                 input_ids=ids.to(self.device),
-                # Without padding no mask: PyTorch then takes its fused causal attention.
-                attention_mask=mask if int(lengths.min()) < longest else None,
+                # Without a mask PyTorch takes its fused causal attention.
+                attention_mask=None if self._causal or mask.all() else mask.to(self.device),
                 use_cache=False,
             ).last_hidden_state
         except torch.OutOfMemoryError as error:
             raise ValueError(
-                f"{self.device} has no memory for {len(sequences)} sequences of {longest} tokens; "
+                f"{self.device} has no memory for {len(sequences)} sequences of {width} tokens; "
                 "give a smaller --batch-tokens or --max-length"
             ) from error
-        last = hidden[torch.arange(len(sequences)), lengths - 1].float()
-        scores: NDArray[np.float64] = self.head(last).squeeze(-1).double().cpu().numpy()
+        places = torch.tensor([self._places(sequence) for sequence in sequences])
+        states = hidden[torch.arange(len(sequences))[:, None], places]
+        scores: NDArray[np.float64] = self.head(states).double().cpu().numpy()
         return scores
+
+    def _places(self, sequence: Sequence[int]) -> list[int]:
+        """Where the head reads: the last token, and the end of the prompt if it wants that."""
+        last = len(sequence) + len(self.suffix) - 1
+        if not self.head.reads_prompt:
+            return [last]
+        return [last, find_end_of_prompt(sequence, self.end_of_prompt)]
 
     def fingerprint(self) -> dict[str, Setting]:
         """What decides this model's scores, to be compared when a run resumes."""
         return {
             "reward_model": self.name,
             "weights": _digest_files(self.files),
+            "revision": self.revision,
             "template": hashlib.sha256(self.template.encode()).hexdigest()[:16],
             "bos": self.bos,
+            "system_prompt": self.system_prompt,
+            "suffix": " ".join(map(str, self.suffix)),
+            "head": self.head.kind,
             "max_length": self.max_length,
             "dtype": self.dtype,
             "device": self.device.type,
+            "exact": self.exact,
         }
 
 
