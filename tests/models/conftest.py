@@ -40,6 +40,13 @@ WITH_SYSTEM = (
 LAYOUTS: dict[str, tuple[Any, str, bool, dict[str, str]]] = {
     # Llama 3 reward models: the template has no BOS, the tokenizer adds it.
     "llama": (LlamaConfig, CHATML, True, {"bos_token": "<s>", "eos_token": "<|im_end|>"}),
+    # The same with a padding token of its own: nothing to complain of.
+    "sound": (
+        LlamaConfig,
+        CHATML,
+        True,
+        {"bos_token": "<s>", "eos_token": "<|im_end|>", "pad_token": "<pad>"},
+    ),
     # RM-Mistral: both write a BOS.
     "mistral": (
         MistralConfig,
