@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from charm_rm.data.responses import read_responses
 from charm_rm.data.scores import SCORE_SCHEMA
 from charm_rm.data.tables import DataError, write_table
+from charm_rm.models.batches import length_batches
 from charm_rm.models.reward_models import load_reward_model
-from charm_rm.models.scoring import RewardModel, length_batches, score_responses
+from charm_rm.models.scoring import RewardModel, score_responses
 
 MakeModel = Callable[..., Path]
 Progress = list[tuple[int, int]]

@@ -108,7 +108,12 @@ def score(
     say(f"{len(table)} responses; {model.name} in {model.dtype} on {model.device}")
     with _meter() as meter:
         scores = score_responses(
-            table, model, parts=parts, batch_tokens=batch_tokens, on_progress=meter.report
+            table,
+            model,
+            parts=parts,
+            batch_tokens=batch_tokens,
+            on_progress=meter.report,
+            on_warning=lambda line: warn([line]),
         )
     made_by = record_run(responses) | {"model": model.fingerprint()}
     _write_scores(scores, out, made_by=made_by, force=force)

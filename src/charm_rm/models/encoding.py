@@ -93,8 +93,8 @@ def check_conversation(messages: Sequence[Message], *, where: str) -> None:
         where: What to call the conversation in the message.
 
     Raises:
-        DataError: If it is empty, does not end with the assistant, has another role, or a message
-            before the last one has no text.
+        DataError: If it is empty, does not end with one message of the assistant, has another
+            role, a message before the last one has no text, or a text is no Unicode.
 
     Example:
         >>> check_conversation([], where="row 3")
@@ -113,6 +113,11 @@ def check_conversation(messages: Sequence[Message], *, where: str) -> None:
             )
         if not isinstance(content, str):
             raise DataError(f"{where}: content of message {number} is {content!r}; give a text")
+        if not _is_unicode(content):
+            raise DataError(
+                f"{where}: message {number} ({role}) holds half a character (a lone surrogate); "
+                "read its file as UTF-8"
+            )
         if number < len(messages) - 1 and not content.strip():
             raise DataError(
                 f"{where}: message {number} ({role}) is empty; give its text or drop the row"
@@ -122,6 +127,19 @@ def check_conversation(messages: Sequence[Message], *, where: str) -> None:
             f"{where}: ends with {messages[-1]['role']!r}; "
             "a scored conversation ends with 'assistant'"
         )
+    if len(messages) > 1 and messages[-2]["role"] == "assistant":
+        raise DataError(
+            f"{where}: the prompt ends with 'assistant', and a response follows; "
+            "take the old response out of the prompt"
+        )
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def expects_bos(tokenizer: PreTrainedTokenizerBase, *, template: str | None = None) -> bool:

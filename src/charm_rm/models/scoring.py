@@ -31,7 +31,7 @@ from charm_rm.data.prompts import Message
 from charm_rm.data.responses import conversation
 from charm_rm.data.scores import OPTIONAL, SCORE_SCHEMA
 from charm_rm.data.tables import DataError
-from charm_rm.models.batches import find_end_of_prompt, padded_length
+from charm_rm.models.batches import find_end_of_prompt, length_batches, padded_length
 from charm_rm.models.encoding import check_conversation, encode_conversations
 from charm_rm.models.heads import Head
 
@@ -198,36 +198,6 @@ class RewardModel:
         }
 
 
-def length_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
-    """Rows grouped by length, longest first, so that padding is small and memory is bounded.
-
-    Args:
-        lengths: Tokens of each row.
-        batch_tokens: Most tokens of a batch, padding included. A longer row is a batch of its own.
-
-    Returns:
-        Row numbers of each batch; every row stands in exactly one.
-
-    Raises:
-        ValueError: If ``batch_tokens`` is not positive.
-
-    Example:
-        >>> length_batches([3, 9, 4, 4], batch_tokens=12)
-        [[1], [2, 3, 0]]
-    """
-    if batch_tokens < 1:
-        raise ValueError(f"batch_tokens is {batch_tokens}; give a positive number of tokens")
-    batches: list[list[int]] = []
-    room = 0
-    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        if room == 0:
-            batches.append([])
-            room = max(1, batch_tokens // max(1, lengths[row]))
-        batches[-1].append(row)
-        room -= 1
-    return batches
-
-
 def _digest_files(files: Sequence[Path]) -> str:
     """SHA-256 over whole files: a second per gigabyte, less than loading them takes."""
     digest = hashlib.sha256()
@@ -244,6 +214,7 @@ def score_responses(
     parts: str | Path,
     batch_tokens: int = BATCH_TOKENS,
     on_progress: Callable[[int, int], None] | None = None,
+    on_warning: Callable[[str], object] = warnings.warn,
 ) -> pl.DataFrame:
     """Scores of all responses; what an earlier run left in ``parts`` is not computed again.
 
@@ -258,6 +229,7 @@ def score_responses(
         batch_tokens: Tokens of a chunk, that is of one part, and of one padded batch.
         on_progress: Called with (tokens done, tokens in all) at the start, where the tokens done
             are those of earlier runs, and after each chunk. Equal inputs count once.
+        on_warning: Called with one line when prompts alone fill the model's length.
 
     Returns:
         Columns ``prompt_id, policy, sample, score`` (score points), ``reward_model, category``
@@ -265,8 +237,9 @@ def score_responses(
         order of the responses.
 
     Raises:
-        DataError: If a conversation is malformed, the parts come from another model or other
-            settings, another run holds them, or the model gives a score that is not finite.
+        DataError: If a conversation is malformed, no response is read for its prompt's length, the
+            parts come from another model or other settings, another run holds them, or the model
+            gives a score that is not finite.
         ValueError: If ``batch_tokens`` is not positive.
 
     Example:
@@ -287,6 +260,8 @@ def score_responses(
         5.0
     """
     encoded = _encode_responses(responses, reward_model)
+    if encoded.n_unread:
+        on_warning(_unread_line(encoded.n_unread, len(responses), reward_model.max_length))
     with open_parts(parts, settings=reward_model.fingerprint()) as opened:
         scores = _score_missing(encoded, reward_model, opened, batch_tokens, on_progress)
     table = responses.with_columns(
@@ -300,29 +275,61 @@ def score_responses(
 
 @dataclass(frozen=True)
 class _Encoded:
-    """What the model reads: a key per row, its length, and the ids behind each distinct key."""
+    """What the model reads: a key per row, its length, and the ids behind each distinct key.
+
+    ``n_unread`` counts rows of whose response nothing is read, for the prompt fills the length.
+    """
 
     keys: list[str]
     n_tokens: NDArray[np.int64]
     inputs: dict[str, NDArray[np.int32]]
+    n_unread: int
 
 
 def _encode_responses(responses: pl.DataFrame, reward_model: RewardModel) -> _Encoded:
     keys: list[str] = []
     n_tokens: list[int] = []
     inputs: dict[str, NDArray[np.int32]] = {}
+    n_unread = 0
     for chunk in responses.iter_slices(ENCODED_AT_ONCE):
         conversations = [conversation(row) for row in chunk.iter_rows(named=True)]
         names = chunk.select("prompt_id", "policy").iter_rows()
         for messages, (prompt_id, policy) in zip(conversations, names, strict=True):
             check_conversation(messages, where=f"prompt {prompt_id!r}, policy {policy!r}")
-        for sequence in reward_model.encode(conversations):
+        sequences = reward_model.encode(conversations)
+        n_unread += _count_unread(conversations, sequences, reward_model)
+        for sequence in sequences:
             ids = np.array(sequence[: reward_model.max_length], dtype=np.int32)
             key = hashlib.sha256(ids.tobytes()).hexdigest()[:32]
             keys.append(key)
             n_tokens.append(len(sequence))
             inputs[key] = ids
-    return _Encoded(keys=keys, n_tokens=np.array(n_tokens, dtype=np.int64), inputs=inputs)
+    return _Encoded(
+        keys=keys, n_tokens=np.array(n_tokens, dtype=np.int64), inputs=inputs, n_unread=n_unread
+    )
+
+
+def _count_unread(
+    conversations: Sequence[Sequence[Message]],
+    sequences: Sequence[Sequence[int]],
+    reward_model: RewardModel,
+) -> int:
+    """How many are cut before their response begins: an empty one would be read the same."""
+    most = reward_model.max_length
+    cut = [row for row, ids in enumerate(sequences) if len(ids) > most]
+    silent = [[*conversations[row][:-1], {"role": "assistant", "content": ""}] for row in cut]
+    empty = reward_model.encode(silent) if silent else []
+    pairs = zip(cut, empty, strict=True)
+    return sum(list(sequences[row][:most]) == list(ids[:most]) for row, ids in pairs)
+
+
+def _unread_line(n_unread: int, n_rows: int, max_length: int) -> str:
+    """The warning; an error where nothing else is left."""
+    line = f"of {n_unread} of {n_rows} responses nothing is read"
+    cause = f"their prompts alone fill the {max_length} tokens, so their scores say nothing of them"
+    if n_unread == n_rows:
+        raise DataError(f"{line}: {cause}; give a larger --max-length or another model")
+    return f"{line}: {cause}"
 
 
 def _score_missing(
