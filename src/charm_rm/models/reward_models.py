@@ -30,6 +30,7 @@ from charm_rm.models.model_files import (
     tensor_shapes,
     weight_files,
 )
+from charm_rm.models.packing import enable_packing
 from charm_rm.models.scoring import RewardModel
 
 
@@ -102,12 +103,13 @@ def load_reward_model(
     head = load_head(source, spec, where=name)
     backbone, files = _load_weights(source, head, DTYPES[dtype], trust_remote_code)
     require_vocabulary(tokenizer, backbone, where=name)
+    backbone = backbone.to(where).eval()
     bos = spec.bos if spec.bos is not None else expects_bos(tokenizer, template=template)
     gate = end_of_prompt_ids(tokenizer, template=template) if head.reads_prompt else []
     return RewardModel(
         name=source.folder.resolve().name if Path(name).is_dir() else name,
         tokenizer=tokenizer,
-        backbone=backbone.to(where).eval(),
+        backbone=backbone,
         head=head.to(where),
         bos=bos,
         template=template,
@@ -115,6 +117,7 @@ def load_reward_model(
         dtype=dtype,
         device=where,
         padded=where.type != "cpu",
+        packed=where.type == "cpu" and enable_packing(backbone, max_length=max_length),
         files=files,
         warnings=find_input_faults(tokenizer, template=template),
         suffix=suffix,

@@ -1,7 +1,8 @@
 """Scores of conversations: a reward model as a callable, and a long run that resumes.
 
-On an accelerator sequences are padded into batches under a token budget; on a CPU they run one at
-a time, without padding or mask, which is fastest there. The head computes in float32 either way.
+On an accelerator sequences are padded into batches under a token budget; on a CPU they are packed
+without padding (`charm_rm.models.packing`), or run one at a time where a model's attention does not
+allow that. The head computes in float32 either way.
 
 A score must not depend on what else is scored. Padding stands behind the response, where a causal
 model can't see it, and to a length that the response alone decides: alone and in any company the
@@ -34,6 +35,8 @@ from charm_rm.data.tables import DataError
 from charm_rm.models.batches import find_end_of_prompt, length_batches, padded_length
 from charm_rm.models.encoding import check_conversation, encode_conversations
 from charm_rm.models.heads import Head
+from charm_rm.models.packing import core_each, packed_states
+from charm_rm.models.packs import Pack, plan_packs
 
 BATCH_TOKENS = 16_384  # padded tokens of one forward pass on an accelerator; tokens of one part
 ENCODED_AT_ONCE = 1_024  # conversations; bounds the memory of the tokenizer's Python lists
@@ -53,8 +56,9 @@ class RewardModel:
         max_length: Longest conversation in tokens that is scored whole, without the suffix.
         dtype: Precision of the backbone, a key of `charm_rm.models.choices.DTYPES`.
         device: Where it computes.
-        padded: Whether sequences are padded into batches (accelerators) or run one at a time
-            (fastest on a CPU).
+        padded: Whether sequences are padded into batches, as on accelerators.
+        packed: Whether unpadded sequences are packed; the backbone must be ready for it
+            (`charm_rm.models.packing.enable_packing`). Otherwise they run one at a time.
         files: Configuration and weights that were read, for `fingerprint`.
         warnings: What a user should know about this model's input, one line each.
         suffix: Ids put behind every conversation; the score is read at the last of them.
@@ -74,6 +78,7 @@ class RewardModel:
     dtype: str
     device: torch.device
     padded: bool
+    packed: bool
     files: tuple[Path, ...]
     warnings: tuple[str, ...] = ()
     suffix: tuple[int, ...] = ()
@@ -122,9 +127,33 @@ class RewardModel:
                 f"sequences hold {min(lengths)} to {max(lengths)} tokens; "
                 f"this model takes 1 to {self.max_length}"
             )
+        if self.packed and not self.padded:
+            return self._score_packs(sequences)
         scores = np.empty(len(sequences))
         for rows, width in self._batches(lengths, batch_tokens):
             scores[rows] = self._score_batch([sequences[row] for row in rows], width)
+        return scores
+
+    def _score_packs(self, sequences: Sequence[Sequence[int]]) -> NDArray[np.float64]:
+        """Packs side by side, one to a core; nothing is shared where the scores must be exact."""
+        whole = [[*sequence, *self.suffix] for sequence in sequences]
+        packs = plan_packs(whole, share=not self.exact)
+        packs.sort(key=lambda pack: -len(pack.ids))  # no core ends long after the others
+
+        def score(pack: Pack) -> NDArray[np.float64]:
+            places = [self._places(sequences[row]) for row in pack.rows]
+            states = packed_states(self.backbone, pack, places)
+            return np.concatenate([self._read_head(one[None]) for one in states])
+
+        scores = np.empty(len(sequences))
+        with core_each(len(packs)) as each:
+            for pack, values in zip(packs, each(score, packs), strict=True):
+                scores[list(pack.rows)] = values
+        return scores
+
+    @torch.inference_mode()
+    def _read_head(self, states: torch.Tensor) -> NDArray[np.float64]:
+        scores: NDArray[np.float64] = self.head(states).double().cpu().numpy()
         return scores
 
     def _batches(self, lengths: Sequence[int], batch_tokens: int) -> Iterator[tuple[Any, int]]:
@@ -169,9 +198,7 @@ class RewardModel:
                 "give a smaller --batch-tokens or --max-length"
             ) from error
         places = torch.tensor([self._places(sequence) for sequence in sequences])
-        states = hidden[torch.arange(len(sequences))[:, None], places]
-        scores: NDArray[np.float64] = self.head(states).double().cpu().numpy()
-        return scores
+        return self._read_head(hidden[torch.arange(len(sequences))[:, None], places])
 
     def _places(self, sequence: Sequence[int]) -> list[int]:
         """Where the head reads: the last token, and the end of the prompt if it wants that."""
@@ -339,17 +366,21 @@ def _score_missing(
     batch_tokens: int,
     on_progress: Callable[[int, int], None] | None,
 ) -> dict[str, float]:
-    """Scores by key: those in the parts, and all others computed and appended chunk by chunk."""
+    """Scores by key: those in the parts, and all others computed and appended chunk by chunk.
+
+    The chunks are those of all inputs, so that a resumed run computes the rest in the same company
+    as an uninterrupted one, and to the same last bit.
+    """
     stored = parts.read()
     scores = dict(stored.iter_rows()) if stored is not None else {}
-    missing = [key for key in encoded.inputs if key not in scores]
-    lengths = [len(encoded.inputs[key]) for key in missing]
     total = sum(map(len, encoded.inputs.values()))
-    done = total - sum(lengths)
+    done = sum(len(ids) for key, ids in encoded.inputs.items() if key in scores)
     if on_progress:
         on_progress(done, total)
-    for rows in length_batches(lengths, batch_tokens):
-        keys = [missing[row] for row in rows]
+    for chunk in _chunks(encoded.inputs, batch_tokens):
+        keys = [key for key in chunk if key not in scores]
+        if not keys:
+            continue
         sequences = [encoded.inputs[key].tolist() for key in keys]
         values = reward_model.score_ids(sequences, batch_tokens=batch_tokens)
         _refuse_not_finite(values, keys, encoded, reward_model)
@@ -359,6 +390,29 @@ def _score_missing(
         if on_progress:
             on_progress(done, total)
     return scores
+
+
+def _chunks(inputs: dict[str, NDArray[np.int32]], tokens: int) -> Iterator[list[str]]:
+    """Inputs of about equal length together, and among these those that begin alike.
+
+    Lengths within a factor of two, the longest first: memory then runs out at the start or never.
+    """
+    if tokens < 1:
+        raise ValueError(f"batch_tokens is {tokens}; give a positive number of tokens")
+    order = sorted(
+        inputs,
+        key=lambda key: (-len(inputs[key]).bit_length(), inputs[key].astype(">i4").tobytes()),
+    )
+    chunk: list[str] = []
+    used = 0
+    for key in order:
+        if chunk and used + len(inputs[key]) > tokens:
+            yield chunk
+            chunk, used = [], 0
+        chunk.append(key)
+        used += len(inputs[key])
+    if chunk:
+        yield chunk
 
 
 def _refuse_not_finite(
