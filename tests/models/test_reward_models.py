@@ -11,11 +11,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from charm_rm.data.tables import DataError
-from charm_rm.models.reward_models import (
-    KNOWN_REWARD_MODELS,
-    RewardModelSpec,
-    load_reward_model,
-)
+from charm_rm.models.heads import HEAD_KINDS
+from charm_rm.models.known_models import KNOWN_REWARD_MODELS, RewardModelSpec
+from charm_rm.models.reward_models import load_reward_model
 from charm_rm.models.scoring import RewardModel
 
 MakeModel = Callable[..., Path]
@@ -79,7 +77,7 @@ def test_the_head_is_float32_to_the_last_digit(make: MakeModel, dtype: str) -> N
     assert not torch.equal(stored, stored.bfloat16().float())
     model = load(folder, dtype=dtype)
     assert next(model.backbone.parameters()).dtype == getattr(torch, dtype)
-    assert torch.equal(model.head.state_dict()["weight"], stored)
+    assert torch.equal(model.head.tensors["score.weight"], stored)
 
 
 def test_bfloat16_scores_lie_near_float32_scores_but_on_no_bfloat16_grid(make: MakeModel) -> None:
@@ -115,7 +113,7 @@ def test_the_length_is_the_models_positions_unless_it_was_trained_on_fewer(
     folder = make(name="known")
     assert load(folder).max_length == 128
     row = {"owner/known": RewardModelSpec(max_length=100)}
-    monkeypatch.setattr("charm_rm.models.reward_models.KNOWN_REWARD_MODELS", row)
+    monkeypatch.setattr("charm_rm.models.known_models.KNOWN_REWARD_MODELS", row)
     assert load(folder).max_length == 100
     assert load(folder, max_length=120).max_length == 120
 
@@ -126,14 +124,14 @@ def test_a_row_overrules_what_tokenizer_and_template_suggest(
     folder = make("mistral", name="FsfairX-LLaMA3-RM-v0.1")
     assert load(folder).encode(CONVERSATIONS[:1]) == [[3, 11, 4, 12, 2]]
     row = {"owner/FsfairX-LLaMA3-RM-v0.1": RewardModelSpec(template="hello {{ bos_token }} world")}
-    monkeypatch.setattr("charm_rm.models.reward_models.KNOWN_REWARD_MODELS", row)
+    monkeypatch.setattr("charm_rm.models.known_models.KNOWN_REWARD_MODELS", row)
     assert load(folder).encode(CONVERSATIONS[:1]) == [[1, 11, 1, 12]]
 
 
 def test_every_row_is_a_hub_id_with_sane_values() -> None:
     for name, spec in KNOWN_REWARD_MODELS.items():
         assert name.count("/") == 1
-        assert spec.bos is not None
+        assert spec.refusal or (spec.bos is not None and spec.head in HEAD_KINDS)
         assert spec.max_length is None or spec.max_length >= 4096
 
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from charm_rm.data.responses import read_responses
 from charm_rm.data.scores import SCORE_SCHEMA
 from charm_rm.data.tables import DataError, write_table
+from charm_rm.models.batches import length_batches
 from charm_rm.models.reward_models import load_reward_model
-from charm_rm.models.scoring import RewardModel, length_batches, score_responses
+from charm_rm.models.scoring import RewardModel, score_responses
 
 MakeModel = Callable[..., Path]
 Progress = list[tuple[int, int]]
@@ -186,7 +187,7 @@ def test_a_score_that_is_no_number_is_refused_and_not_kept(
     make: MakeModel, responses: pl.DataFrame, tmp_path: Path
 ) -> None:
     model = load(make(name="sick"))
-    model.head.get_parameter("weight").data.fill_(np.nan)
+    model.head.tensors["score.weight"].fill_(np.nan)
     with pytest.raises(DataError, match=r"sick: the score of response \d+ is nan in float32"):
         score_responses(responses, model, parts=tmp_path / "parts")
     assert not list((tmp_path / "parts").glob("0*"))

@@ -1,8 +1,6 @@
 """The small reward model for real: its backbone from the package, its head from the repository."""
 
 import json
-import subprocess
-import sys
 from importlib.resources import files
 from pathlib import Path
 
@@ -16,14 +14,6 @@ from charm_rm.models.scoring import RewardModel
 
 REPOSITORY = Path(__file__).parents[2]
 HEAD = REPOSITORY / "reward_models" / "smollm2-135m-judge"
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("models") / "smollm2"
-    recipe = REPOSITORY / "recipes" / "small_reward_model.py"
-    subprocess.run([sys.executable, str(recipe), "base", "--out", str(out)], check=True)
-    return out
 
 
 @pytest.fixture(scope="module")

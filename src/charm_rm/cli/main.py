@@ -10,6 +10,7 @@ from charm_rm.cli.calibrate import calibrate
 from charm_rm.cli.categorize import categorize
 from charm_rm.cli.console import MissingExtraError, fail
 from charm_rm.cli.demo import demo
+from charm_rm.cli.doctor import doctor
 from charm_rm.cli.elo import elo
 from charm_rm.cli.pairs import pairs
 from charm_rm.cli.score import score
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, score, categorize, audit, calibrate, pairs, selftest):
+for command in (demo, doctor, score, categorize, audit, calibrate, pairs, selftest):
     app.command()(command)
 app.add_typer(elo)
 

@@ -13,6 +13,14 @@ class WinRate(StrEnum):
     HARD = "hard"
 
 
+class Precision(StrEnum):
+    """Precision of the backbone; the head is float32."""
+
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+    FLOAT32 = "float32"
+
+
 Scores = Annotated[
     list[str],
     typer.Argument(
@@ -38,3 +46,54 @@ Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on standard output, no words.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
+
+# What loads a reward model, in every command that does.
+BaseModel = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR|HUB_ID",
+        help="Base of a reward model that holds its trained part alone.",
+        show_default="what its config.json names",
+    ),
+]
+Like = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HUB_ID",
+        help="Read it as this known reward model is read.",
+        show_default="its own row of the table, if it has one",
+    ),
+]
+Revision = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Branch, tag or commit on the hub.", show_default="main"),
+]
+Dtype = Annotated[
+    Precision | None,
+    typer.Option(
+        help="Precision of the model; its head is always float32.",
+        show_default="bfloat16 where the device computes in it",
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(metavar="DEVICE", help="PyTorch device.", show_default="the GPU if there is one"),
+]
+MaxLength = Annotated[
+    int | None,
+    typer.Option(
+        metavar="TOKENS",
+        min=1,
+        help="Cut longer conversations at their end.",
+        show_default="what the model takes",
+    ),
+]
+NoSystemPrompt = Annotated[
+    bool,
+    typer.Option(
+        "--no-system-prompt", help="Take off what the chat template says before a conversation."
+    ),
+]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
+]

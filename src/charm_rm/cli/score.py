@@ -5,28 +5,30 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from charm_rm.cli.console import print_json, record_run, require_extra, say, warn, words
-from charm_rm.cli.options import Force, Json
+from charm_rm.cli.options import (
+    BaseModel,
+    Device,
+    Dtype,
+    Force,
+    Json,
+    Like,
+    MaxLength,
+    NoSystemPrompt,
+    Revision,
+    TrustRemoteCode,
+)
 
 if TYPE_CHECKING:
     import polars as pl
 
 SUFFIXES = (".parquet", ".csv", ".jsonl")  # checked before the scoring, not after it
 SECONDS_BETWEEN_LINES = 60.0  # of progress, where standard error is no terminal
-
-
-class Precision(StrEnum):
-    """Precision of the backbone; the head is float32."""
-
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
-    FLOAT32 = "float32"
 
 
 def score(
@@ -44,42 +46,18 @@ def score(
     out: Annotated[
         str, typer.Option(metavar="SCORES", help="Scores to write: .parquet, .csv or .jsonl.")
     ],
-    base_model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR|HUB_ID",
-            help="Base of a reward model that holds its trained part alone.",
-            show_default="what its config.json names",
-        ),
-    ] = None,
+    base_model: BaseModel = None,
+    like: Like = None,
+    revision: Revision = None,
     policy: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME", help="Score this policy only; repeat for more.", show_default="all"
         ),
     ] = None,
-    dtype: Annotated[
-        Precision | None,
-        typer.Option(
-            help="Precision of the model; its head is always float32.",
-            show_default="bfloat16 where the device computes in it",
-        ),
-    ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DEVICE", help="PyTorch device.", show_default="the GPU if there is one"
-        ),
-    ] = None,
-    max_length: Annotated[
-        int | None,
-        typer.Option(
-            metavar="TOKENS",
-            min=1,
-            help="Cut longer conversations at their end.",
-            show_default="what the model takes",
-        ),
-    ] = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    max_length: MaxLength = None,
     batch_tokens: Annotated[
         int,
         typer.Option(
@@ -88,9 +66,12 @@ def score(
             help="Padded tokens per batch on a GPU; a killed run loses about as many.",
         ),
     ] = 16_384,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
+    exact: Annotated[
+        bool,
+        typer.Option("--exact", help="Compute each response alone: nothing else enters its score."),
     ] = False,
+    no_system_prompt: NoSystemPrompt = False,
+    trust_remote_code: TrustRemoteCode = False,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -114,16 +95,25 @@ def score(
     model = load_reward_model(
         reward_model,
         base_model=base_model,
+        like=like,
+        revision=revision,
         dtype=dtype.value if dtype else None,
         device=device,
         max_length=max_length,
+        exact=exact,
+        system_prompt=not no_system_prompt,
         trust_remote_code=trust_remote_code,
     )
     warn(model.warnings)
     say(f"{len(table)} responses; {model.name} in {model.dtype} on {model.device}")
     with _meter() as meter:
         scores = score_responses(
-            table, model, parts=parts, batch_tokens=batch_tokens, on_progress=meter.report
+            table,
+            model,
+            parts=parts,
+            batch_tokens=batch_tokens,
+            on_progress=meter.report,
+            on_warning=lambda line: warn([line]),
         )
     made_by = record_run(responses) | {"model": model.fingerprint()}
     _write_scores(scores, out, made_by=made_by, force=force)

@@ -85,7 +85,8 @@ def open_parts(folder: str | Path, *, settings: Mapping[str, Setting]) -> Iterat
             stores it; later runs must bring the same.
 
     Yields:
-        The open folder. Its lock is released when the block ends or the process dies.
+        The open folder. Its lock is released when the block ends or the process dies; a folder
+        that is left without a part is deleted, for nothing in it is worth resuming.
 
     Raises:
         DataError: If another run holds the folder, if ``folder`` is a file or its parent does not
@@ -103,7 +104,11 @@ def open_parts(folder: str | Path, *, settings: Mapping[str, Setting]) -> Iterat
     folder = Path(folder)
     with _locked(folder):
         _check_settings(folder, settings)
-        yield Parts(folder=folder, n_dropped=_drop_untrusted_parts(folder))
+        try:
+            yield Parts(folder=folder, n_dropped=_drop_untrusted_parts(folder))
+        finally:
+            if not _part_paths(folder):
+                _delete_own(folder)
 
 
 def remove_parts(folder: str | Path) -> None:
@@ -129,11 +134,14 @@ def remove_parts(folder: str | Path) -> None:
     folder = Path(folder)
     if folder.is_dir():
         with _locked(folder):
-            own = [*_part_paths(folder), folder / SETTINGS_FILE, folder / LOCK_FILE]
-            for path in own:
-                path.unlink(missing_ok=True)
-            with suppress(OSError):
-                folder.rmdir()
+            _delete_own(folder)
+
+
+def _delete_own(folder: Path) -> None:
+    for path in [*_part_paths(folder), folder / SETTINGS_FILE, folder / LOCK_FILE]:
+        path.unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 @contextmanager
@@ -178,10 +186,10 @@ def _is_same_file(descriptor: int, path: Path) -> bool:
 
 
 def _check_settings(folder: Path, settings: Mapping[str, Setting]) -> None:
-    """Stores the settings of a new folder; refuses other settings in a used one."""
+    """Stores the settings of a folder without parts; refuses other settings in a used one."""
     path = folder / SETTINGS_FILE
-    if not path.exists() and not _part_paths(folder):
-        write_json(dict(settings), path)
+    if not _part_paths(folder):
+        write_json(dict(settings), path, force=True)
         return
     stored = _read_settings(path)
     if stored is None:

@@ -21,6 +21,7 @@ SAMPLE_TEXT = (
     "Hello, world!  It's 3.14 or 1,024;\n\n    def f(x): return x  # na\u00efve \u65e5\u672c"
 )
 ROLES = ("system", "user", "assistant")
+_FIRST, _ANSWER = "<charm-1>", "<charm-2>"  # stand for texts when a template is looked at
 
 
 def encode_conversations(
@@ -29,6 +30,7 @@ def encode_conversations(
     *,
     bos: bool,
     template: str | None = None,
+    system_prompt: bool = True,
 ) -> list[list[int]]:
     """Token ids of conversations, each rendered by the chat template once.
 
@@ -41,6 +43,8 @@ def encode_conversations(
         tokenizer: The reward model's own.
         bos: Whether exactly one BOS id is put in front; otherwise there is none.
         template: Jinja chat template; the tokenizer's own when None.
+        system_prompt: False to take off the words that the template itself puts before a
+            conversation that has no system prompt.
 
     Returns:
         One list of ids per conversation, of its full length: whoever truncates, counts.
@@ -65,10 +69,13 @@ def encode_conversations(
     """
     if bos and tokenizer.bos_token_id is None:
         raise ValueError("a BOS token is expected, but the tokenizer has none; mend its files")
+    added = "" if system_prompt else _added_text(tokenizer, template)
     texts = []
     for number, messages in enumerate(conversations):
         check_conversation(messages, where=f"conversation {number}")
-        texts.append(_without_bos(_render(messages, tokenizer, template, number), tokenizer))
+        text = _render(messages, tokenizer, template, number)
+        text = text if messages[0]["role"] == "system" else text.removeprefix(added)
+        texts.append(_without_bos(text, tokenizer))
     if not texts:
         return []
     encoded = tokenizer(
@@ -86,8 +93,8 @@ def check_conversation(messages: Sequence[Message], *, where: str) -> None:
         where: What to call the conversation in the message.
 
     Raises:
-        DataError: If it is empty, does not end with the assistant, has another role, or a message
-            before the last one has no text.
+        DataError: If it is empty, does not end with one message of the assistant, has another
+            role, a message before the last one has no text, or a text is no Unicode.
 
     Example:
         >>> check_conversation([], where="row 3")
@@ -106,6 +113,11 @@ def check_conversation(messages: Sequence[Message], *, where: str) -> None:
             )
         if not isinstance(content, str):
             raise DataError(f"{where}: content of message {number} is {content!r}; give a text")
+        if not _is_unicode(content):
+            raise DataError(
+                f"{where}: message {number} ({role}) holds half a character (a lone surrogate); "
+                "read its file as UTF-8"
+            )
         if number < len(messages) - 1 and not content.strip():
             raise DataError(
                 f"{where}: message {number} ({role}) is empty; give its text or drop the row"
@@ -115,6 +127,19 @@ def check_conversation(messages: Sequence[Message], *, where: str) -> None:
             f"{where}: ends with {messages[-1]['role']!r}; "
             "a scored conversation ends with 'assistant'"
         )
+    if len(messages) > 1 and messages[-2]["role"] == "assistant":
+        raise DataError(
+            f"{where}: the prompt ends with 'assistant', and a response follows; "
+            "take the old response out of the prompt"
+        )
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def expects_bos(tokenizer: PreTrainedTokenizerBase, *, template: str | None = None) -> bool:
@@ -166,17 +191,40 @@ def text_before_first_turn(
         >>> text_before_first_turn(tokenizer, template=template)
         'Be brief.'
     """
-    first, answer, second = "<charm-1>", "<charm-2>", "<charm-3>"
-    messages = [*_exchange(first, answer), *_exchange(second, "<charm-4>")]
-    rendered = _without_bos(_render(messages, tokenizer, template, 0), tokenizer)
-    before_first = rendered.partition(first)[0]
-    before_second = rendered.partition(answer)[2].partition(second)[0]
-    header = _common_ending(before_first, before_second)
-    added = before_first[: len(before_first) - len(header)]
+    added = _added_text(tokenizer, template)
     for token in tokenizer.all_special_tokens:
         added = added.replace(token, " ")
     added = " ".join(added.split())
     return added if any(character.isalpha() for character in added) else ""
+
+
+def end_of_prompt_ids(
+    tokenizer: PreTrainedTokenizerBase, *, template: str | None = None
+) -> list[int]:
+    """Ids that a chat template writes between the last user turn and the response.
+
+    Heads that read the prompt look for these, and read the state at the first of them.
+
+    Args:
+        tokenizer: The reward model's own.
+        template: Jinja chat template; the tokenizer's own when None.
+
+    Returns:
+        At least one id where the template marks turns at all.
+
+    Example:
+        >>> from tokenizers import Tokenizer, models, pre_tokenizers
+        >>> from transformers import PreTrainedTokenizerFast
+        >>> words = Tokenizer(models.WordLevel({"<s>": 0, "end": 1, "answer": 2}, unk_token="<s>"))
+        >>> words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)
+        >>> template = "{% for m in messages %}{{ m.content }} end answer {% endfor %}"
+        >>> end_of_prompt_ids(tokenizer, template=template)
+        [1, 2]
+    """
+    rendered = _render(_exchange(_FIRST, _ANSWER), tokenizer, template, 0)
+    between = rendered.partition(_FIRST)[2].partition(_ANSWER)[0]
+    return list(tokenizer(between, add_special_tokens=False)["input_ids"])
 
 
 def find_input_faults(tokenizer: PreTrainedTokenizerBase, *, template: str) -> tuple[str, ...]:
@@ -214,6 +262,17 @@ def find_input_faults(tokenizer: PreTrainedTokenizerBase, *, template: str) -> t
             "scores may differ from those of the release it was trained with"
         )
     return tuple(found)
+
+
+def _added_text(tokenizer: PreTrainedTokenizerBase, template: str | None) -> str:
+    """What a template puts before the header of a first user turn, as it renders it."""
+    messages = [*_exchange(_FIRST, _ANSWER), *_exchange("<charm-3>", "<charm-4>")]
+    rendered = _render(messages, tokenizer, template, 0)
+    closing = _render(messages[:2], tokenizer, template, 0).partition(_ANSWER)[2]
+    before_first = rendered.partition(_FIRST)[0]
+    before_second = rendered.partition(_ANSWER)[2].partition("<charm-3>")[0]
+    header = _common_ending(before_first, before_second.removeprefix(closing))
+    return before_first[: len(before_first) - len(header)]
 
 
 def _reads_as_written(tokenizer: PreTrainedTokenizerBase, path: Path) -> bool:

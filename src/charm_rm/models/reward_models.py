@@ -1,84 +1,59 @@
-"""Reward models: what each one expects, loaded so that its score can be trusted.
+"""Reward models: loaded so that the score can be trusted, or refused in one line.
 
 A reward model is a plain callable, conversations -> scores. What one model needs that its files do
-not say stands as a row of ``KNOWN_REWARD_MODELS``; everything else is derived from its tokenizer
-and configuration. Only sequence classifiers with one trained output named ``score`` are loaded,
-only from safetensors, and the head always computes in float32.
+not say stands as a row of `charm_rm.models.known_models`; everything else is derived from its
+tokenizer and configuration. The head is one trained output (`charm_rm.models.heads`), read from
+safetensors, and always computes in float32.
 """
 
-import json
-import logging
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
-import transformers
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError
-from safetensors import SafetensorError, safe_open
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedTokenizerBase,
-)
 
 from charm_rm.data.tables import DataError
-from charm_rm.models.encoding import expects_bos, find_input_faults
-from charm_rm.models.scoring import DTYPES, RewardModel
-
-HEAD = "score."  # where transformers keeps the head of a sequence classifier
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
-_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+from charm_rm.models.choices import DTYPES, choose_device, choose_dtype, choose_max_length
+from charm_rm.models.encoding import end_of_prompt_ids, expects_bos, find_input_faults
+from charm_rm.models.heads import HEAD_KINDS, Head, choose_head
+from charm_rm.models.known_models import RewardModelSpec, find_row
+from charm_rm.models.model_files import (
+    ADAPTER_CONFIG,
+    find_folder,
+    load_backbone,
+    load_config,
+    load_tokenizer,
+    read_template,
+    read_tensors,
+    tensor_shapes,
+    weight_files,
+)
+from charm_rm.models.packing import enable_packing
+from charm_rm.models.scoring import RewardModel
 
 
 @dataclass(frozen=True)
-class RewardModelSpec:
-    """What a reward model expects, where its files do not say it or say it wrongly.
+class _Source:
+    """Where the parts of a model come from."""
 
-    Attributes:
-        bos: True for exactly one BOS token, False for none, None to derive it from the tokenizer.
-        max_length: Longest conversation of its training in tokens; None for the positions it has.
-        template: Jinja chat template to use; None for the tokenizer's own.
-    """
-
-    bos: bool | None = None
-    max_length: int | None = None
-    template: str | None = None
-
-
-KNOWN_REWARD_MODELS: Mapping[str, RewardModelSpec] = MappingProxyType(
-    {
-        "Skywork/Skywork-Reward-Llama-3.1-8B-v0.2": RewardModelSpec(bos=True),
-        "weqweasdas/RM-Mistral-7B": RewardModelSpec(bos=True),
-        # Its template writes a BOS and its tokenizer adds another; it was trained with none.
-        "sfairXC/FsfairX-LLaMA3-RM-v0.1": RewardModelSpec(bos=False),
-        "Ray2333/GRM-llama3-8B-distill": RewardModelSpec(bos=True),
-        "CIR-AMS/BTRM_Qwen2_7b_0613": RewardModelSpec(bos=False),
-        "Skywork/Skywork-Reward-V2-Llama-3.1-8B": RewardModelSpec(bos=True, max_length=16_384),
-        "Skywork/Skywork-Reward-V2-Llama-3.1-8B-40M": RewardModelSpec(bos=True, max_length=16_384),
-        "Skywork/Skywork-Reward-V2-Llama-3.2-1B": RewardModelSpec(bos=True, max_length=16_384),
-        "Skywork/Skywork-Reward-V2-Llama-3.2-3B": RewardModelSpec(bos=True, max_length=16_384),
-        "Skywork/Skywork-Reward-V2-Qwen3-0.6B": RewardModelSpec(bos=False, max_length=16_384),
-        "Skywork/Skywork-Reward-V2-Qwen3-1.7B": RewardModelSpec(bos=False, max_length=16_384),
-        "Skywork/Skywork-Reward-V2-Qwen3-4B": RewardModelSpec(bos=False, max_length=16_384),
-        "Skywork/Skywork-Reward-V2-Qwen3-8B": RewardModelSpec(bos=False, max_length=16_384),
-    }
-)
+    folder: Path
+    base: Path | None
+    config: Any
+    revision: str | None
 
 
 def load_reward_model(
     name: str,
     *,
     base_model: str | None = None,
+    like: str | None = None,
     dtype: str | None = None,
     device: str | None = None,
     max_length: int | None = None,
+    exact: bool = False,
+    system_prompt: bool = True,
     trust_remote_code: bool = False,
     revision: str | None = None,
 ) -> RewardModel:
@@ -90,11 +65,14 @@ def load_reward_model(
             if it needs its own, ``chat_template.jinja``; everything else comes from the base.
         base_model: Directory or hub id of the base of such a part; by default what the
             configuration names as ``base_model_name_or_path``.
+        like: Hub id of a known reward model, by whose row this one is read; by default its own.
         dtype: ``"bfloat16"``, ``"float16"`` or ``"float32"``; by default bfloat16 where the
             device computes in it, else float32. The head is float32 in any case.
         device: PyTorch device; by default the GPU if there is one, else the CPU.
         max_length: Tokens at which a conversation is cut; by default the model's positions, or
             fewer where it was trained on fewer.
+        exact: Whether each response is computed alone, so that nothing else enters its score.
+        system_prompt: False to take off what the template says by itself before a conversation.
         trust_remote_code: Whether to run code that comes with the model.
         revision: Branch, tag or commit on the hub; by default the main branch.
 
@@ -103,7 +81,8 @@ def load_reward_model(
 
     Raises:
         DataError: If the directory or model is missing or unreadable, has no tokenizer or chat
-            template, is not a sequence classifier with one output, or lacks trained weights.
+            template, has no trained head with one output that this package knows how to read, or
+            is one that its row refuses.
         ValueError: If an argument is out of its range.
 
     Example:
@@ -112,90 +91,167 @@ def load_reward_model(
         ...
         charm_rm.data.tables.DataError: ./no-such-model: no such directory, nor a hub id; check it
     """
-    folder = _local_folder(name, revision=revision, trust_remote_code=trust_remote_code)
-    config = _load_config(folder, trust_remote_code=trust_remote_code)
-    _require_classifier(config, where=name)
-    base_name = base_model or getattr(config, "base_model_name_or_path", None)
-    base = None
-    if base_name is not None:
-        base = _local_folder(base_name, revision=None, trust_remote_code=trust_remote_code)
-    spec = _find_spec(name)
-    max_length = _choose_max_length(max_length, config, spec)
-    tokenizer = _load_tokenizer(folder, base, trust_remote_code=trust_remote_code)
-    template = _choose_template(spec, folder, tokenizer)
-    where = _choose_device(device)
-    dtype = _choose_dtype(dtype, where)
-    backbone, head, files = _load_weights(
-        folder, base, config, dtype=DTYPES[dtype], trust_remote_code=trust_remote_code
+    spec = find_spec(name, like=like)
+    source = find_source(
+        name, base_model=base_model, trust_remote_code=trust_remote_code, revision=revision
     )
-    _require_vocabulary(tokenizer, backbone, where=name)
+    tokenizer = load_tokenizer(source.folder, source.base, trust_remote_code=trust_remote_code)
+    template = read_template(source.folder, tokenizer, row=spec.template)
+    suffix = find_suffix(tokenizer, spec, where=name)
+    max_length = choose_max_length(max_length, source.config, spec, n_reserved=len(suffix))
+    where, dtype = choose_device(device), choose_dtype(dtype, choose_device(device))
+    head = load_head(source, spec, where=name)
+    backbone, files = _load_weights(source, head, DTYPES[dtype], trust_remote_code)
+    require_vocabulary(tokenizer, backbone, where=name)
+    backbone = backbone.to(where).eval()
     bos = spec.bos if spec.bos is not None else expects_bos(tokenizer, template=template)
+    gate = end_of_prompt_ids(tokenizer, template=template) if head.reads_prompt else []
     return RewardModel(
-        name=folder.resolve().name if Path(name).is_dir() else name,
+        name=source.folder.resolve().name if Path(name).is_dir() else name,
         tokenizer=tokenizer,
-        backbone=backbone.to(where).eval(),
-        head=head.to(where).eval(),
+        backbone=backbone,
+        head=head.to(where),
         bos=bos,
         template=template,
         max_length=max_length,
         dtype=dtype,
         device=where,
         padded=where.type != "cpu",
+        packed=where.type == "cpu" and enable_packing(backbone, max_length=max_length),
         files=files,
         warnings=find_input_faults(tokenizer, template=template),
+        suffix=suffix,
+        end_of_prompt=tuple(gate),
+        system_prompt=system_prompt and spec.system_prompt is not False,
+        exact=exact,
+        revision=source.revision,
     )
 
 
-def _local_folder(name: str, *, revision: str | None, trust_remote_code: bool) -> Path:
-    """The directory of a model, fetched from the hub unless it is one already."""
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise DataError(f"{name}: no config.json in this directory; give a model directory")
-        return folder
-    if folder.exists() or not _HUB_ID.fullmatch(name):
-        raise DataError(f"{name}: no such directory, nor a hub id; check it")
-    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-    try:
-        path = snapshot_download(
-            name,
-            revision=revision,
-            allow_patterns=patterns + (["*.py"] if trust_remote_code else []),
-            ignore_patterns=["*/*"],
-        )
-    except (OSError, ValueError, HFValidationError) as error:
-        raise DataError(
-            f"{name}: no such directory, and the hub does not give it "
-            f"({_reason(error)}); check the name and the network"
-        ) from error
-    return Path(path)
+def find_spec(name: str, *, like: str | None = None) -> RewardModelSpec:
+    """The row by which a model is read; an empty one if it is not in the table.
+
+    Args:
+        name: A hub id or a directory.
+        like: A hub id of the table whose row is used instead.
+
+    Returns:
+        The row.
+
+    Raises:
+        DataError: If ``like`` is not in the table, or the row says that the model is not read.
+
+    Example:
+        >>> find_spec("internlm/internlm2-7b-reward")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        charm_rm.data.tables.DataError: internlm/internlm2-7b-reward: is not read here: its ...
+    """
+    row, spec = find_row(name, like=like)
+    if spec.refusal:
+        raise DataError(f"{row}: is not read here: {spec.refusal}")
+    return spec
 
 
-def _find_spec(name: str) -> RewardModelSpec:
-    """The row of a model, also of a local copy that keeps its name."""
-    if Path(name).is_dir():
-        copied = Path(name).resolve().name
-        rows = [spec for key, spec in KNOWN_REWARD_MODELS.items() if key.endswith(f"/{copied}")]
-        return rows[0] if rows else RewardModelSpec()
-    return KNOWN_REWARD_MODELS.get(name, RewardModelSpec())
+def find_source(
+    name: str,
+    *,
+    base_model: str | None = None,
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+) -> _Source:
+    """The directories of a model and of its base, if it has one, and its configuration.
 
+    Args:
+        name: A directory or a hub id.
+        base_model: Directory or hub id of its base.
+        trust_remote_code: Whether code that comes with the model may run.
+        revision: Branch, tag or commit on the hub.
 
-def _load_config(folder: Path, *, trust_remote_code: bool) -> Any:
-    if (folder / "adapter_config.json").is_file():
+    Returns:
+        Folder, base, configuration and commit.
+
+    Raises:
+        DataError: If one of them is missing or not usable.
+
+    Example:
+        >>> find_source("./no-such-model")
+        Traceback (most recent call last):
+        ...
+        charm_rm.data.tables.DataError: ./no-such-model: no such directory, nor a hub id; check it
+    """
+    folder, commit = find_folder(name, revision=revision, trust_remote_code=trust_remote_code)
+    if (folder / ADAPTER_CONFIG).is_file():
         raise DataError(f"{folder}: is an adapter; merge it into its base model first")
-    try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
+    config = load_config(folder, trust_remote_code=trust_remote_code)
+    base_name = base_model or getattr(config, "base_model_name_or_path", None)
+    base = None
+    if base_name is not None:
+        base, _ = find_folder(base_name, trust_remote_code=trust_remote_code)
+    return _Source(folder=folder, base=base, config=config, revision=commit)
+
+
+def load_head(source: _Source, spec: RewardModelSpec, *, where: str) -> Head:
+    """The trained head of a model, in float32, as it is in its files.
+
+    Args:
+        source: As `find_source` gives it.
+        spec: The row of the model.
+        where: The model, for messages.
+
+    Returns:
+        The head.
+
+    Raises:
+        DataError: If it has none, one with several outputs, or one that nothing here reads.
+
+    Example:
+        >>> load_head(_Source(Path("no"), None, None, None), RewardModelSpec(), where="rm")
+        ... # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        charm_rm.data.tables.DataError: no: no model.safetensors; pickled weights ...
+    """
+    files = weight_files(source.folder)
+    shapes = tensor_shapes(files)
+    architectures = source.config.architectures or []
+    if spec.head is None:
+        _require_classifier(architectures, shapes, where=where)
+    kind = choose_head(shapes, row=spec.head, where=where)
+    rule = HEAD_KINDS[kind]
+    n_outputs = shapes[rule.needs[0]][0][0]
+    if spec.head in (None, "linear") and kind == "linear":
+        n_outputs = max(n_outputs, source.config.num_labels)
+    if rule.outputs is not None and n_outputs != rule.outputs:
         raise DataError(
-            f"{folder}: its config.json is not usable ({_reason(error)}); check the model, or "
-            "give --trust-remote-code if you trust the code that comes with it"
-        ) from error
+            f"{where}: its head has {n_outputs} outputs (num_labels); a reward model has one"
+        )
+    rows = 1 if kind == "token logit" else None
+    tensors = read_tensors(files, prefixes=rule.prefixes, rows=rows)
+    floats = {key: value.float() for key, value in tensors.items() if value.is_floating_point()}
+    return Head(kind, MappingProxyType(floats), _head_options(kind, source.config, spec, where))
 
 
-def _require_classifier(config: Any, *, where: str) -> None:
-    """Refuses a model whose score would come from anything but one trained output."""
-    architectures = config.architectures or []
+def _head_options(kind: str, config: Any, spec: RewardModelSpec, where: str) -> Mapping[str, float]:
+    if kind != "gated":
+        return MappingProxyType({})
+    default = spec.options.get("gating_temperature")
+    temperature = getattr(config, "gating_temperature", default)
+    if temperature is None:
+        raise DataError(
+            f"{where}: its config.json gives no gating_temperature, which its head needs; "
+            "add the one it was trained with"
+        )
+    return MappingProxyType({"gating_temperature": float(temperature)})
+
+
+def _require_classifier(
+    architectures: list[str], names: Mapping[str, object], *, where: str
+) -> None:
+    """Refuses a model that no row vouches for and whose architecture is not one with a head."""
     found = ", ".join(architectures) or "no architecture"
+    if any(name.startswith("v_head.") for name in names):
+        return
     if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
         raise DataError(
             f"{where}: this is a causal language model ({found}), no trained reward head; "
@@ -203,76 +259,53 @@ def _require_classifier(config: Any, *, where: str) -> None:
         )
     if not any(name.endswith("ForSequenceClassification") for name in architectures):
         raise DataError(f"{where}: config.json names {found}; give a sequence classifier")
-    if config.num_labels != 1:
+
+
+def find_suffix(tokenizer: Any, spec: RewardModelSpec, *, where: str) -> tuple[int, ...]:
+    """Ids put behind every conversation, at the last of which the score is read.
+
+    Args:
+        tokenizer: The model's.
+        spec: Its row.
+        where: The model, for the message.
+
+    Returns:
+        One id, or none.
+
+    Raises:
+        DataError: If the tokenizer does not have the token that the row names.
+
+    Example:
+        >>> find_suffix(None, RewardModelSpec(), where="rm")
+        ()
+    """
+    if spec.ends_with is None:
+        return ()
+    known = tokenizer.get_vocab()
+    if spec.ends_with not in known:
         raise DataError(
-            f"{where}: its head has {config.num_labels} outputs (num_labels); "
-            "a reward model has one"
+            f"{where}: its score is read at {spec.ends_with!r}, which its tokenizer does not have; "
+            "check its files"
         )
+    return (int(known[spec.ends_with]),)
 
 
-def _choose_max_length(asked: int | None, config: Any, spec: RewardModelSpec) -> int:
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if asked is None:
-        known = [limit for limit in (positions, spec.max_length) if limit is not None]
-        if not known:
-            raise ValueError("the model does not say how long its input may be; give --max-length")
-        return min(known)
-    if asked < 1 or (positions is not None and asked > positions):
-        raise ValueError(f"max_length is {asked}; this model takes 1 to {positions} tokens")
-    return asked
+def require_vocabulary(tokenizer: Any, backbone: Any, *, where: str) -> None:
+    """A tokenizer none of whose ids lies outside the embedding.
 
+    Args:
+        tokenizer: The model's.
+        backbone: The model's.
+        where: The model, for the message.
 
-def _choose_device(asked: str | None) -> torch.device:
-    try:
-        device = torch.device(asked or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"device is {asked!r}, which is not to be had: {_reason(error)}"
-        ) from error
-    return device
+    Raises:
+        DataError: If it has more tokens than the embedding has rows.
 
-
-def _choose_dtype(asked: str | None, device: torch.device) -> str:
-    if asked is None:
-        on_gpu = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        on_cpu = device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False)
-        return "bfloat16" if on_gpu or on_cpu else "float32"
-    if asked not in DTYPES:
-        raise ValueError(f"dtype is {asked!r}; give one of {', '.join(DTYPES)}")
-    return asked
-
-
-def _load_tokenizer(
-    folder: Path, base: Path | None, *, trust_remote_code: bool
-) -> PreTrainedTokenizerBase:
-    for place in (folder, base):
-        if place is not None and any((place / name).is_file() for name in TOKENIZER_FILES):
-            try:
-                return AutoTokenizer.from_pretrained(place, trust_remote_code=trust_remote_code)
-            except (OSError, ValueError, KeyError) as error:
-                raise DataError(
-                    f"{place}: its tokenizer can't be loaded ({_reason(error)}); check its files"
-                ) from error
-    raise DataError(f"{folder}: no tokenizer there; save the tokenizer beside the model")
-
-
-def _choose_template(spec: RewardModelSpec, folder: Path, tokenizer: Any) -> str:
-    beside = folder / "chat_template.jinja"
-    if spec.template is not None:
-        return spec.template
-    if beside.is_file():
-        return beside.read_text(encoding="utf-8")
-    try:
-        return str(tokenizer.get_chat_template())
-    except ValueError as error:
-        raise DataError(
-            f"{folder}: no chat template, so nothing says how to write a conversation; save the "
-            "one it was trained with as chat_template.jinja there"
-        ) from error
-
-
-def _require_vocabulary(tokenizer: Any, backbone: Any, *, where: str) -> None:
+    Example:
+        >>> from types import SimpleNamespace
+        >>> backbone = SimpleNamespace(get_input_embeddings=lambda: torch.nn.Embedding(2, 4))
+        >>> require_vocabulary(["a", "b"], backbone, where="rm")
+    """
     n_rows = backbone.get_input_embeddings().num_embeddings
     if len(tokenizer) > n_rows:
         raise DataError(
@@ -282,94 +315,18 @@ def _require_vocabulary(tokenizer: Any, backbone: Any, *, where: str) -> None:
 
 
 def _load_weights(
-    folder: Path, base: Path | None, config: Any, *, dtype: torch.dtype, trust_remote_code: bool
-) -> tuple[torch.nn.Module, torch.nn.Module, tuple[Path, ...]]:
-    """Backbone in ``dtype``, head in float32, and the files that they came from."""
-    trained = _weight_files(folder)
-    head_tensors = _read_tensors(trained, prefix=HEAD)
-    if f"{HEAD}weight" not in head_tensors:
-        raise DataError(
-            f"{folder}: no trained reward head: its weights have no {HEAD}weight; "
-            "a random head would be scored"
-        )
-    try:
-        with _quiet_transformers():
-            model, report = AutoModelForSequenceClassification.from_pretrained(
-                base or folder,
-                config=config,
-                dtype=dtype,
-                use_safetensors=True,
-                output_loading_info=True,
-                trust_remote_code=trust_remote_code,
-            )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise DataError(
-            f"{base or folder}: its weights can't be loaded ({_reason(error)}); check its files"
-        ) from error
-    files = (folder / "config.json", *trained)
-    missing = {key for key in report["missing_keys"] if not key.startswith(HEAD)}
-    if base is not None:
-        overlay = _read_tensors(trained)
-        unknown = model.load_state_dict(overlay, strict=False).unexpected_keys
-        if unknown:
-            raise DataError(f"{folder}: tensor {unknown[0]!r} has no place in the model; check it")
-        missing -= overlay.keys()
-        files = (*files, *_weight_files(base))
-    if missing:
-        raise DataError(
-            f"{base or folder}: {len(missing)} tensors of the model are not in its weights, "
-            f"such as {min(missing)}; the files do not belong together"
-        )
-    # The head as it is in the file: a bfloat16 load would have rounded it.
-    head = model.score.float()
-    head.load_state_dict({key.removeprefix(HEAD): value for key, value in head_tensors.items()})
-    return model.base_model, head, files
-
-
-def _weight_files(folder: Path) -> tuple[Path, ...]:
-    """The safetensors of a model: one file or its shards, in the order of their names."""
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.is_file():
-        return (single,)
-    if not index.is_file():
-        raise DataError(
-            f"{folder}: no model.safetensors; pickled weights are not loaded, convert them"
-        )
-    shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-    return tuple(folder / name for name in sorted(set(shards)))
-
-
-def _read_tensors(files: Sequence[Path], *, prefix: str = "") -> dict[str, torch.Tensor]:
-    tensors = {}
-    for path in files:
-        try:
-            with safe_open(path, framework="pt") as file:
-                for key in file.keys():  # noqa: SIM118  (safe_open is no mapping)
-                    if key.startswith(prefix):
-                        tensors[key] = file.get_tensor(key)
-        except (OSError, SafetensorError) as error:
-            raise DataError(
-                f"{path}: not a readable safetensors file ({_reason(error)}); fetch it again"
-            ) from error
-    return tensors
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Keeps the loading report off the screen: what is missing is checked here, and refused."""
-    library: Any = transformers.utils.logging
-    level, bars = library.get_verbosity(), library.is_progress_bar_enabled()
-    library.set_verbosity(logging.ERROR)
-    library.disable_progress_bar()
-    try:
-        yield
-    finally:
-        library.set_verbosity(level)
-        if bars:
-            library.enable_progress_bar()
-
-
-def _reason(error: BaseException) -> str:
-    """The first sentence of a library's message, which may go on for a page."""
-    sentence = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
-    return sentence[:160] or type(error).__name__
+    source: _Source, head: Head, dtype: torch.dtype, trust_remote_code: bool
+) -> tuple[torch.nn.Module, tuple[Path, ...]]:
+    """The backbone in ``dtype``, and the files that it and the head came from."""
+    files = (source.folder / "config.json", *weight_files(source.folder))
+    if source.base is not None:
+        files = (*files, *weight_files(source.base))
+    backbone = load_backbone(
+        source.base or source.folder,
+        source.config,
+        dtype=dtype,
+        part=source.folder if source.base is not None else None,
+        head=tuple(head.tensors),
+        trust_remote_code=trust_remote_code,
+    )
+    return backbone, files

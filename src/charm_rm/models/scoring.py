@@ -1,7 +1,12 @@
 """Scores of conversations: a reward model as a callable, and a long run that resumes.
 
-On an accelerator sequences are padded into batches under a token budget; on a CPU they run one at
-a time, without padding or mask, which is fastest there. The head computes in float32 either way.
+On an accelerator sequences are padded into batches under a token budget; on a CPU they are packed
+without padding (`charm_rm.models.packing`), or run one at a time where a model's attention does not
+allow that. The head computes in float32 either way.
+
+A score must not depend on what else is scored. Padding stands behind the response, where a causal
+model can't see it, and to a length that the response alone decides: alone and in any company the
+same shapes are computed. ``exact`` goes further and computes every response by itself.
 
 Parts are keyed by what the model reads (a digest of the token ids), not by who wrote it: a
 response that changed is scored again, equal responses of two policies have equal scores, and a
@@ -10,10 +15,11 @@ killed run loses at most the chunk in flight.
 
 import hashlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -26,13 +32,14 @@ from charm_rm.data.prompts import Message
 from charm_rm.data.responses import conversation
 from charm_rm.data.scores import OPTIONAL, SCORE_SCHEMA
 from charm_rm.data.tables import DataError
+from charm_rm.models.batches import find_end_of_prompt, length_batches, padded_length
 from charm_rm.models.encoding import check_conversation, encode_conversations
+from charm_rm.models.heads import Head
+from charm_rm.models.packing import core_each, packed_states
+from charm_rm.models.packs import Pack, plan_packs
 
 BATCH_TOKENS = 16_384  # padded tokens of one forward pass on an accelerator; tokens of one part
 ENCODED_AT_ONCE = 1_024  # conversations; bounds the memory of the tokenizer's Python lists
-DTYPES = MappingProxyType(
-    {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-)
 
 
 @dataclass(frozen=True)
@@ -43,30 +50,42 @@ class RewardModel:
         name: Its hub id, or the name of its directory.
         tokenizer: Its tokenizer.
         backbone: Token ids -> hidden states, in ``dtype``.
-        head: Hidden state of the last token -> score, always float32.
+        head: Hidden states of one or two tokens -> score, always float32.
         bos: Whether exactly one BOS token stands in front.
         template: Chat template, as Jinja text.
-        max_length: Longest conversation in tokens that is scored whole.
-        dtype: Precision of the backbone, a key of ``DTYPES``.
+        max_length: Longest conversation in tokens that is scored whole, without the suffix.
+        dtype: Precision of the backbone, a key of `charm_rm.models.choices.DTYPES`.
         device: Where it computes.
-        padded: Whether sequences are padded into batches (accelerators) or run one at a time
-            (fastest on a CPU).
+        padded: Whether sequences are padded into batches, as on accelerators.
+        packed: Whether unpadded sequences are packed; the backbone must be ready for it
+            (`charm_rm.models.packing.enable_packing`). Otherwise they run one at a time.
         files: Configuration and weights that were read, for `fingerprint`.
         warnings: What a user should know about this model's input, one line each.
+        suffix: Ids put behind every conversation; the score is read at the last of them.
+        end_of_prompt: Ids that mark the end of the prompt, for heads that read it.
+        system_prompt: False where the template's own words before a conversation are taken off.
+        exact: Whether every sequence is computed alone, whatever ``padded`` says.
+        revision: Commit on the hub that it was fetched from.
     """
 
     name: str
     tokenizer: PreTrainedTokenizerBase
     backbone: torch.nn.Module
-    head: torch.nn.Module
+    head: Head
     bos: bool
     template: str
     max_length: int
     dtype: str
     device: torch.device
     padded: bool
+    packed: bool
     files: tuple[Path, ...]
     warnings: tuple[str, ...] = ()
+    suffix: tuple[int, ...] = ()
+    end_of_prompt: tuple[int, ...] = ()
+    system_prompt: bool = True
+    exact: bool = False
+    revision: str | None = None
 
     def __call__(self, conversations: Sequence[Sequence[Message]]) -> NDArray[np.float64]:
         """Score points of conversations, shape (n,); warns when one had to be truncated."""
@@ -83,7 +102,11 @@ class RewardModel:
     def encode(self, conversations: Sequence[Sequence[Message]]) -> list[list[int]]:
         """Token ids of conversations, of full length; see `encode_conversations`."""
         return encode_conversations(
-            conversations, self.tokenizer, bos=self.bos, template=self.template
+            conversations,
+            self.tokenizer,
+            bos=self.bos,
+            template=self.template,
+            system_prompt=self.system_prompt,
         )
 
     def score_ids(
@@ -104,79 +127,102 @@ class RewardModel:
                 f"sequences hold {min(lengths)} to {max(lengths)} tokens; "
                 f"this model takes 1 to {self.max_length}"
             )
+        if self.packed and not self.padded:
+            return self._score_packs(sequences)
         scores = np.empty(len(sequences))
-        one_by_one = [[row] for row in range(len(sequences))]
-        batches = length_batches(lengths, batch_tokens) if self.padded else one_by_one
-        for rows in batches:
-            scores[rows] = self._score_batch([sequences[row] for row in rows])
+        for rows, width in self._batches(lengths, batch_tokens):
+            scores[rows] = self._score_batch([sequences[row] for row in rows], width)
+        return scores
+
+    def _score_packs(self, sequences: Sequence[Sequence[int]]) -> NDArray[np.float64]:
+        """Packs side by side, one to a core; nothing is shared where the scores must be exact."""
+        whole = [[*sequence, *self.suffix] for sequence in sequences]
+        packs = plan_packs(whole, share=not self.exact)
+        packs.sort(key=lambda pack: -len(pack.ids))  # no core ends long after the others
+
+        def score(pack: Pack) -> NDArray[np.float64]:
+            places = [self._places(sequences[row]) for row in pack.rows]
+            states = packed_states(self.backbone, pack, places)
+            return np.concatenate([self._read_head(one[None]) for one in states])
+
+        scores = np.empty(len(sequences))
+        with core_each(len(packs)) as each:
+            for pack, values in zip(packs, each(score, packs), strict=True):
+                scores[list(pack.rows)] = values
         return scores
 
     @torch.inference_mode()
-    def _score_batch(self, sequences: Sequence[Sequence[int]]) -> NDArray[np.float64]:
+    def _read_head(self, states: torch.Tensor) -> NDArray[np.float64]:
+        scores: NDArray[np.float64] = self.head(states).double().cpu().numpy()
+        return scores
+
+    def _batches(self, lengths: Sequence[int], batch_tokens: int) -> Iterator[tuple[Any, int]]:
+        """Rows of each forward pass, and the length to which it pads them."""
+        n_more = len(self.suffix)
+        if self.exact or not self.padded:
+            yield from (([row], length + n_more) for row, length in enumerate(lengths))
+            return
+        most = self.max_length + n_more
+        widths = [padded_length(length + n_more, most=most) for length in lengths]
+        for width in sorted(set(widths), reverse=True):
+            rows = [row for row, own in enumerate(widths) if own == width]
+            for batch in length_batches([width] * len(rows), batch_tokens):
+                yield [rows[at] for at in batch], width
+
+    @cached_property
+    def _causal(self) -> bool:
+        """Whether no token sees those behind it, so that padding there needs no mask."""
+        flags = [getattr(module, "is_causal", None) for module in self.backbone.modules()]
+        known = [flag for flag in flags if flag is not None]
+        return bool(known) and all(known)
+
+    @torch.inference_mode()
+    def _score_batch(self, sequences: Sequence[Sequence[int]], width: int) -> NDArray[np.float64]:
         """One forward pass; the lengths are known, so no pad id is ever looked for."""
-        lengths = torch.tensor([len(ids) for ids in sequences])
-        longest = int(lengths.max())
-        ids = torch.zeros(len(sequences), longest, dtype=torch.long)
+        ids = torch.zeros(len(sequences), width, dtype=torch.long)
+        mask = torch.zeros_like(ids)
         for row, sequence in enumerate(sequences):
-            ids[row, : len(sequence)] = torch.tensor(sequence)
-        mask = (torch.arange(longest) < lengths[:, None]).long().to(self.device)
+            whole = [*sequence, *self.suffix]
+            ids[row, : len(whole)] = torch.tensor(whole)
+            mask[row, : len(whole)] = 1
         try:
             hidden = self.backbone(
                 input_ids=ids.to(self.device),
-                # Without padding no mask: PyTorch then takes its fused causal attention.
-                attention_mask=mask if int(lengths.min()) < longest else None,
+                # Without a mask PyTorch takes its fused causal attention.
+                attention_mask=None if self._causal or mask.all() else mask.to(self.device),
                 use_cache=False,
             ).last_hidden_state
         except torch.OutOfMemoryError as error:
             raise ValueError(
-                f"{self.device} has no memory for {len(sequences)} sequences of {longest} tokens; "
+                f"{self.device} has no memory for {len(sequences)} sequences of {width} tokens; "
                 "give a smaller --batch-tokens or --max-length"
             ) from error
-        last = hidden[torch.arange(len(sequences)), lengths - 1].float()
-        scores: NDArray[np.float64] = self.head(last).squeeze(-1).double().cpu().numpy()
-        return scores
+        places = torch.tensor([self._places(sequence) for sequence in sequences])
+        return self._read_head(hidden[torch.arange(len(sequences))[:, None], places])
+
+    def _places(self, sequence: Sequence[int]) -> list[int]:
+        """Where the head reads: the last token, and the end of the prompt if it wants that."""
+        last = len(sequence) + len(self.suffix) - 1
+        if not self.head.reads_prompt:
+            return [last]
+        return [last, find_end_of_prompt(sequence, self.end_of_prompt)]
 
     def fingerprint(self) -> dict[str, Setting]:
         """What decides this model's scores, to be compared when a run resumes."""
         return {
             "reward_model": self.name,
             "weights": _digest_files(self.files),
+            "revision": self.revision,
             "template": hashlib.sha256(self.template.encode()).hexdigest()[:16],
             "bos": self.bos,
+            "system_prompt": self.system_prompt,
+            "suffix": " ".join(map(str, self.suffix)),
+            "head": self.head.kind,
             "max_length": self.max_length,
             "dtype": self.dtype,
             "device": self.device.type,
+            "exact": self.exact,
         }
-
-
-def length_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
-    """Rows grouped by length, longest first, so that padding is small and memory is bounded.
-
-    Args:
-        lengths: Tokens of each row.
-        batch_tokens: Most tokens of a batch, padding included. A longer row is a batch of its own.
-
-    Returns:
-        Row numbers of each batch; every row stands in exactly one.
-
-    Raises:
-        ValueError: If ``batch_tokens`` is not positive.
-
-    Example:
-        >>> length_batches([3, 9, 4, 4], batch_tokens=12)
-        [[1], [2, 3, 0]]
-    """
-    if batch_tokens < 1:
-        raise ValueError(f"batch_tokens is {batch_tokens}; give a positive number of tokens")
-    batches: list[list[int]] = []
-    room = 0
-    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        if room == 0:
-            batches.append([])
-            room = max(1, batch_tokens // max(1, lengths[row]))
-        batches[-1].append(row)
-        room -= 1
-    return batches
 
 
 def _digest_files(files: Sequence[Path]) -> str:
@@ -195,6 +241,7 @@ def score_responses(
     parts: str | Path,
     batch_tokens: int = BATCH_TOKENS,
     on_progress: Callable[[int, int], None] | None = None,
+    on_warning: Callable[[str], object] = warnings.warn,
 ) -> pl.DataFrame:
     """Scores of all responses; what an earlier run left in ``parts`` is not computed again.
 
@@ -209,6 +256,7 @@ def score_responses(
         batch_tokens: Tokens of a chunk, that is of one part, and of one padded batch.
         on_progress: Called with (tokens done, tokens in all) at the start, where the tokens done
             are those of earlier runs, and after each chunk. Equal inputs count once.
+        on_warning: Called with one line when prompts alone fill the model's length.
 
     Returns:
         Columns ``prompt_id, policy, sample, score`` (score points), ``reward_model, category``
@@ -216,8 +264,9 @@ def score_responses(
         order of the responses.
 
     Raises:
-        DataError: If a conversation is malformed, the parts come from another model or other
-            settings, another run holds them, or the model gives a score that is not finite.
+        DataError: If a conversation is malformed, no response is read for its prompt's length, the
+            parts come from another model or other settings, another run holds them, or the model
+            gives a score that is not finite.
         ValueError: If ``batch_tokens`` is not positive.
 
     Example:
@@ -238,6 +287,8 @@ def score_responses(
         5.0
     """
     encoded = _encode_responses(responses, reward_model)
+    if encoded.n_unread:
+        on_warning(_unread_line(encoded.n_unread, len(responses), reward_model.max_length))
     with open_parts(parts, settings=reward_model.fingerprint()) as opened:
         scores = _score_missing(encoded, reward_model, opened, batch_tokens, on_progress)
     table = responses.with_columns(
@@ -251,29 +302,61 @@ def score_responses(
 
 @dataclass(frozen=True)
 class _Encoded:
-    """What the model reads: a key per row, its length, and the ids behind each distinct key."""
+    """What the model reads: a key per row, its length, and the ids behind each distinct key.
+
+    ``n_unread`` counts rows of whose response nothing is read, for the prompt fills the length.
+    """
 
     keys: list[str]
     n_tokens: NDArray[np.int64]
     inputs: dict[str, NDArray[np.int32]]
+    n_unread: int
 
 
 def _encode_responses(responses: pl.DataFrame, reward_model: RewardModel) -> _Encoded:
     keys: list[str] = []
     n_tokens: list[int] = []
     inputs: dict[str, NDArray[np.int32]] = {}
+    n_unread = 0
     for chunk in responses.iter_slices(ENCODED_AT_ONCE):
         conversations = [conversation(row) for row in chunk.iter_rows(named=True)]
         names = chunk.select("prompt_id", "policy").iter_rows()
         for messages, (prompt_id, policy) in zip(conversations, names, strict=True):
             check_conversation(messages, where=f"prompt {prompt_id!r}, policy {policy!r}")
-        for sequence in reward_model.encode(conversations):
+        sequences = reward_model.encode(conversations)
+        n_unread += _count_unread(conversations, sequences, reward_model)
+        for sequence in sequences:
             ids = np.array(sequence[: reward_model.max_length], dtype=np.int32)
             key = hashlib.sha256(ids.tobytes()).hexdigest()[:32]
             keys.append(key)
             n_tokens.append(len(sequence))
             inputs[key] = ids
-    return _Encoded(keys=keys, n_tokens=np.array(n_tokens, dtype=np.int64), inputs=inputs)
+    return _Encoded(
+        keys=keys, n_tokens=np.array(n_tokens, dtype=np.int64), inputs=inputs, n_unread=n_unread
+    )
+
+
+def _count_unread(
+    conversations: Sequence[Sequence[Message]],
+    sequences: Sequence[Sequence[int]],
+    reward_model: RewardModel,
+) -> int:
+    """How many are cut before their response begins: an empty one would be read the same."""
+    most = reward_model.max_length
+    cut = [row for row, ids in enumerate(sequences) if len(ids) > most]
+    silent = [[*conversations[row][:-1], {"role": "assistant", "content": ""}] for row in cut]
+    empty = reward_model.encode(silent) if silent else []
+    pairs = zip(cut, empty, strict=True)
+    return sum(list(sequences[row][:most]) == list(ids[:most]) for row, ids in pairs)
+
+
+def _unread_line(n_unread: int, n_rows: int, max_length: int) -> str:
+    """The warning; an error where nothing else is left."""
+    line = f"of {n_unread} of {n_rows} responses nothing is read"
+    cause = f"their prompts alone fill the {max_length} tokens, so their scores say nothing of them"
+    if n_unread == n_rows:
+        raise DataError(f"{line}: {cause}; give a larger --max-length or another model")
+    return f"{line}: {cause}"
 
 
 def _score_missing(
@@ -283,17 +366,21 @@ def _score_missing(
     batch_tokens: int,
     on_progress: Callable[[int, int], None] | None,
 ) -> dict[str, float]:
-    """Scores by key: those in the parts, and all others computed and appended chunk by chunk."""
+    """Scores by key: those in the parts, and all others computed and appended chunk by chunk.
+
+    The chunks are those of all inputs, so that a resumed run computes the rest in the same company
+    as an uninterrupted one, and to the same last bit.
+    """
     stored = parts.read()
     scores = dict(stored.iter_rows()) if stored is not None else {}
-    missing = [key for key in encoded.inputs if key not in scores]
-    lengths = [len(encoded.inputs[key]) for key in missing]
     total = sum(map(len, encoded.inputs.values()))
-    done = total - sum(lengths)
+    done = sum(len(ids) for key, ids in encoded.inputs.items() if key in scores)
     if on_progress:
         on_progress(done, total)
-    for rows in length_batches(lengths, batch_tokens):
-        keys = [missing[row] for row in rows]
+    for chunk in _chunks(encoded.inputs, batch_tokens):
+        keys = [key for key in chunk if key not in scores]
+        if not keys:
+            continue
         sequences = [encoded.inputs[key].tolist() for key in keys]
         values = reward_model.score_ids(sequences, batch_tokens=batch_tokens)
         _refuse_not_finite(values, keys, encoded, reward_model)
@@ -303,6 +390,29 @@ def _score_missing(
         if on_progress:
             on_progress(done, total)
     return scores
+
+
+def _chunks(inputs: dict[str, NDArray[np.int32]], tokens: int) -> Iterator[list[str]]:
+    """Inputs of about equal length together, and among these those that begin alike.
+
+    Lengths within a factor of two, the longest first: memory then runs out at the start or never.
+    """
+    if tokens < 1:
+        raise ValueError(f"batch_tokens is {tokens}; give a positive number of tokens")
+    order = sorted(
+        inputs,
+        key=lambda key: (-len(inputs[key]).bit_length(), inputs[key].astype(">i4").tobytes()),
+    )
+    chunk: list[str] = []
+    used = 0
+    for key in order:
+        if chunk and used + len(inputs[key]) > tokens:
+            yield chunk
+            chunk, used = [], 0
+        chunk.append(key)
+        used += len(inputs[key])
+    if chunk:
+        yield chunk
 
 
 def _refuse_not_finite(
