@@ -10,6 +10,7 @@ from charm_rm.cli.calibrate import calibrate
 from charm_rm.cli.console import MissingExtraError, fail
 from charm_rm.cli.demo import demo
 from charm_rm.cli.elo import elo
+from charm_rm.cli.options import fill_optional_values
 from charm_rm.cli.pairs import pairs
 from charm_rm.cli.score import score
 from charm_rm.cli.selftest import selftest
@@ -49,7 +50,7 @@ def _options(
 def main() -> None:
     """Entry point: every foreseen error ends as one line and status 1, usage errors as 2."""
     try:
-        app()
+        app(fill_optional_values(sys.argv[1:]))
     except (ValueError, OSError, MissingExtraError) as error:
         fail(error)
     except Exception as error:

@@ -3,16 +3,17 @@
 import json as json_module
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from charm_rm.cli.console import print_json, record_run, require_extra, say, warn, words
-from charm_rm.cli.options import Force, Json
+from charm_rm.cli.options import Force, Json, Ray, RayWorkers
 
 if TYPE_CHECKING:
     import polars as pl
@@ -85,9 +86,12 @@ def score(
         typer.Option(
             metavar="TOKENS",
             min=1,
-            help="Padded tokens per batch on a GPU; a killed run loses about as many.",
+            help="Padded tokens per batch on a GPU; a killed run loses about as many, with --ray "
+            "about four times as many for each worker.",
         ),
     ] = 16_384,
+    ray: Ray = None,
+    ray_workers: RayWorkers = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
     ] = False,
@@ -109,22 +113,24 @@ def score(
     table = _choose_policies(read_responses(responses), policy)
 
     from charm_rm.models.reward_models import load_reward_model
-    from charm_rm.models.scoring import score_responses
 
-    model = load_reward_model(
-        reward_model,
-        base_model=base_model,
+    load = partial(
+        load_reward_model,
+        reward_model if ray is None else _absolute(reward_model),
+        base_model=base_model if ray is None or base_model is None else _absolute(base_model),
         dtype=dtype.value if dtype else None,
         device=device,
         max_length=max_length,
         trust_remote_code=trust_remote_code,
     )
-    warn(model.warnings)
-    say(f"{len(table)} responses; {model.name} in {model.dtype} on {model.device}")
-    with _meter() as meter:
-        scores = score_responses(
-            table, model, parts=parts, batch_tokens=batch_tokens, on_progress=meter.report
-        )
+    opened, run = _choose_place(load, ray=ray, n_workers=ray_workers, device=device)
+    with opened as model:
+        warn(model.warnings)
+        say(f"{len(table)} responses; {model.name} in {model.dtype} on {model.device}")
+        with _meter() as meter:
+            scores = run(
+                table, model, parts=parts, batch_tokens=batch_tokens, on_progress=meter.report
+            )
     made_by = record_run(responses) | {"model": model.fingerprint()}
     _write_scores(scores, out, made_by=made_by, force=force)
     remove_parts(parts)
@@ -132,6 +138,24 @@ def score(
     if json:
         print_json({"reward_model": model.name, "out": out, **summary, "made_by": made_by})
     _say_summary(summary, out)
+
+
+def _choose_place(
+    load: Callable[[], Any], *, ray: str | None, n_workers: int | None, device: str | None
+) -> tuple[Any, Callable[..., "pl.DataFrame"]]:
+    """The model in a context, here or on a cluster, and the function that scores with it."""
+    if ray is None:
+        from charm_rm.models.scoring import score_responses
+
+        return nullcontext(load()), score_responses
+    from charm_rm.models.cluster_scoring import model_on_cluster, score_on_cluster
+
+    return model_on_cluster(load, address=ray, n_workers=n_workers, device=device), score_on_cluster
+
+
+def _absolute(model: str) -> str:
+    """A directory by its whole path: workers start elsewhere. A hub id stays as it is."""
+    return str(Path(model).resolve()) if Path(model).is_dir() else model
 
 
 @dataclass
@@ -148,8 +172,8 @@ class _Meter:
     def report(self, done: int, total: int) -> None:
         """Takes the state from `score_responses`, of which the first call is the start."""
         if not self.started:
-            self.started, self.first, self.total = time.monotonic(), done, total
-        self.done, self.seconds = done, time.monotonic() - self.started
+            self.started, self.first = time.monotonic(), done
+        self.done, self.total, self.seconds = done, total, time.monotonic() - self.started
         self.show(self)
 
     @property
@@ -185,7 +209,9 @@ def _meter() -> Iterator[_Meter]:
         def show(meter: _Meter) -> None:
             if meter.done == meter.first:
                 progress.reset(task, total=meter.total, completed=meter.done, speed=0.0)
-            progress.update(task, completed=meter.done, speed=meter.tokens_per_second)
+            progress.update(
+                task, total=meter.total, completed=meter.done, speed=meter.tokens_per_second
+            )
 
         yield _Meter(show=show)
 
