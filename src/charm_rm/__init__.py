@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from charm_rm.audit import audit_scores
+    from charm_rm.best_of_n import choose_best_of_n
     from charm_rm.calibrate import calibrate_pair
     from charm_rm.core.elo import expected_win_rate
     from charm_rm.core.mismatch import mismatch_degree, signed_mismatch
@@ -32,6 +33,7 @@ __all__ = [
     "audit_scores",
     "build_pairs",
     "calibrate_pair",
+    "choose_best_of_n",
     "expected_win_rate",
     "hard_win_rate",
     "mismatch_degree",
@@ -49,6 +51,7 @@ _HOMES = {
     "audit_scores": "charm_rm.audit",
     "build_pairs": "charm_rm.pairs",
     "calibrate_pair": "charm_rm.calibrate",
+    "choose_best_of_n": "charm_rm.best_of_n",
     "expected_win_rate": "charm_rm.core.elo",
     "hard_win_rate": "charm_rm.core.win_rates",
     "mismatch_degree": "charm_rm.core.mismatch",

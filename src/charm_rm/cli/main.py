@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from charm_rm.cli.audit import audit
+from charm_rm.cli.best_of_n import best_of_n
 from charm_rm.cli.calibrate import calibrate
 from charm_rm.cli.console import MissingExtraError, fail
 from charm_rm.cli.demo import demo
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, score, audit, calibrate, pairs, selftest):
+for command in (demo, score, audit, calibrate, pairs, best_of_n, selftest):
     app.command()(command)
 app.add_typer(elo)
 
