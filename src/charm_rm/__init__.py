@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from charm_rm.data.offsets import apply_offsets
     from charm_rm.data.responses import read_responses
     from charm_rm.data.scores import read_scores
+    from charm_rm.models.reward_function import reward_function
     from charm_rm.pairs import build_pairs
 
 __version__ = "0.1.0"
@@ -40,6 +41,7 @@ __all__ = [
     "read_elo",
     "read_responses",
     "read_scores",
+    "reward_function",
     "sigmoid_win_rate",
     "signed_mismatch",
     "solve_hard_offset",
@@ -58,6 +60,7 @@ _HOMES = {
     "read_elo": "charm_rm.data.arena",
     "read_responses": "charm_rm.data.responses",
     "read_scores": "charm_rm.data.scores",
+    "reward_function": "charm_rm.models.reward_function",
     "sigmoid_win_rate": "charm_rm.core.win_rates",
     "signed_mismatch": "charm_rm.core.mismatch",
     "solve_hard_offset": "charm_rm.core.offsets",
