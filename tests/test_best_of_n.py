@@ -1,9 +1,11 @@
 """Best of n: what is chosen, from whom, with and without offsets; and the command."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.resources import files
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,11 @@ import pytest
 from builders import make_responses
 
 from charm_rm.best_of_n import choose_best_of_n
+from charm_rm.calibrate_many import calibrate_jointly
+from charm_rm.data.arena import read_elo
 from charm_rm.data.offsets import Calibration, Offset
 from charm_rm.data.responses import read_responses
+from charm_rm.data.scores import read_scores
 from charm_rm.data.tables import DataError, write_json
 
 POLICIES = ("a", "b", "c")
@@ -279,3 +284,23 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     assert words.count("\n") == 1
     assert complaint in words
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+# What the page says
+
+
+def test_the_page_says_what_the_bundled_scores_give() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "best-of-n.md").read_text(encoding="utf-8")
+    path = str(files("charm_rm.data") / "snapshots" / "demo_scores.parquet")
+    scores, elo = read_scores([path]), read_elo("table7")
+    best = choose_best_of_n(
+        scores, calibrate_jointly(scores, elo, reference="gpt-4o-mini-2024-07-18")
+    )
+    ratings = dict(elo.frame.select("model", "elo").iter_rows())
+    rows = re.findall(r"^\| ([\w.-]+) \| (\d+) \| ([\d.]+) \| ([\d.]+) \|$", page, re.MULTILINE)
+    assert len(rows) == 5
+    for policy, rating, without, chosen in rows:
+        assert int(rating) == round(ratings[policy])
+        assert without == f"{best.chosen_without.get(policy, 0) / 805:.3f}"
+        assert chosen == f"{best.chosen.get(policy, 0) / 805:.3f}"
+    assert f"on {best.n_changed} of the prompts" in page
