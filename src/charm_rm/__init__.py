@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from charm_rm.audit import audit_scores
+    from charm_rm.best_of_n import choose_best_of_n
     from charm_rm.calibrate import calibrate_pair
     from charm_rm.core.elo import expected_win_rate
     from charm_rm.core.mismatch import mismatch_degree, signed_mismatch
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from charm_rm.data.offsets import apply_offsets
     from charm_rm.data.responses import read_responses
     from charm_rm.data.scores import read_scores
+    from charm_rm.models.reward_function import reward_function
     from charm_rm.pairs import build_pairs
 
 __version__ = "0.1.0"
@@ -32,12 +34,14 @@ __all__ = [
     "audit_scores",
     "build_pairs",
     "calibrate_pair",
+    "choose_best_of_n",
     "expected_win_rate",
     "hard_win_rate",
     "mismatch_degree",
     "read_elo",
     "read_responses",
     "read_scores",
+    "reward_function",
     "sigmoid_win_rate",
     "signed_mismatch",
     "solve_hard_offset",
@@ -49,12 +53,14 @@ _HOMES = {
     "audit_scores": "charm_rm.audit",
     "build_pairs": "charm_rm.pairs",
     "calibrate_pair": "charm_rm.calibrate",
+    "choose_best_of_n": "charm_rm.best_of_n",
     "expected_win_rate": "charm_rm.core.elo",
     "hard_win_rate": "charm_rm.core.win_rates",
     "mismatch_degree": "charm_rm.core.mismatch",
     "read_elo": "charm_rm.data.arena",
     "read_responses": "charm_rm.data.responses",
     "read_scores": "charm_rm.data.scores",
+    "reward_function": "charm_rm.models.reward_function",
     "sigmoid_win_rate": "charm_rm.core.win_rates",
     "signed_mismatch": "charm_rm.core.mismatch",
     "solve_hard_offset": "charm_rm.core.offsets",

@@ -6,12 +6,14 @@ from typing import Annotated
 import typer
 
 from charm_rm.cli.audit import audit
+from charm_rm.cli.best_of_n import best_of_n
 from charm_rm.cli.calibrate import calibrate
 from charm_rm.cli.categorize import categorize
 from charm_rm.cli.console import MissingExtraError, fail
 from charm_rm.cli.demo import demo
 from charm_rm.cli.doctor import doctor
 from charm_rm.cli.elo import elo
+from charm_rm.cli.options import fill_optional_values
 from charm_rm.cli.pairs import pairs
 from charm_rm.cli.score import score
 from charm_rm.cli.selftest import selftest
@@ -25,7 +27,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, doctor, score, categorize, audit, calibrate, pairs, selftest):
+for command in (
+    demo,
+    doctor,
+    score,
+    categorize,
+    audit,
+    calibrate,
+    pairs,
+    best_of_n,
+    selftest,
+):
     app.command()(command)
 app.add_typer(elo)
 
@@ -51,7 +63,7 @@ def _options(
 def main() -> None:
     """Entry point: every foreseen error ends as one line and status 1, usage errors as 2."""
     try:
-        app()
+        app(fill_optional_values(sys.argv[1:]))
     except (ValueError, OSError, MissingExtraError) as error:
         fail(error)
     except Exception as error:

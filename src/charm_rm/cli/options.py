@@ -1,5 +1,6 @@
 """Options that mean the same in every command."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated
 
@@ -97,3 +98,39 @@ NoSystemPrompt = Annotated[
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
 ]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        metavar="[ADDRESS]",
+        help="Run on a Ray cluster: HOST:PORT, auto for the one that runs here, or no address for "
+        "one of this machine's own.",
+        show_default=False,
+    ),
+]
+RayWorkers = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="Copies of the model on the cluster.",
+        show_default="one per GPU, or one per node without GPUs",
+    ),
+]
+
+
+def fill_optional_values(arguments: Sequence[str]) -> list[str]:
+    """Arguments in which a bare ``--ray`` has an empty value: Typer knows no optional ones.
+
+    Args:
+        arguments: As the shell gives them, without the program's name.
+
+    Example:
+        >>> fill_optional_values(["score", "a.json", "--ray", "--out", "b.csv"])
+        ['score', 'a.json', '--ray=', '--out', 'b.csv']
+    """
+    followers = [*arguments[1:], "-"]
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    return [
+        f"{word}=" if word == "--ray" and at < end and follower.startswith("-") else word
+        for at, (word, follower) in enumerate(zip(arguments, followers, strict=True))
+    ]

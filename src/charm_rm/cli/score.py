@@ -3,8 +3,9 @@
 import json as json_module
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,8 @@ from charm_rm.cli.options import (
     Like,
     MaxLength,
     NoSystemPrompt,
+    Ray,
+    RayWorkers,
     Revision,
     TrustRemoteCode,
 )
@@ -63,13 +66,16 @@ def score(
         typer.Option(
             metavar="TOKENS",
             min=1,
-            help="Padded tokens per batch on a GPU; a killed run loses about as many.",
+            help="Padded tokens per batch on a GPU; a killed run loses about as many, with --ray "
+            "about four times as many for each worker.",
         ),
     ] = 16_384,
     exact: Annotated[
         bool,
         typer.Option("--exact", help="Compute each response alone: nothing else enters its score."),
     ] = False,
+    ray: Ray = None,
+    ray_workers: RayWorkers = None,
     no_system_prompt: NoSystemPrompt = False,
     trust_remote_code: TrustRemoteCode = False,
     force: Force = False,
@@ -90,11 +96,11 @@ def score(
     table = _choose_policies(read_responses(responses), policy)
 
     from charm_rm.models.reward_models import load_reward_model
-    from charm_rm.models.scoring import score_responses
 
-    model = load_reward_model(
-        reward_model,
-        base_model=base_model,
+    load = partial(
+        load_reward_model,
+        reward_model if ray is None else _absolute(reward_model),
+        base_model=base_model if ray is None or base_model is None else _absolute(base_model),
         like=like,
         revision=revision,
         dtype=dtype.value if dtype else None,
@@ -104,17 +110,18 @@ def score(
         system_prompt=not no_system_prompt,
         trust_remote_code=trust_remote_code,
     )
-    warn(model.warnings)
-    say(f"{len(table)} responses; {model.name} in {model.dtype} on {model.device}")
-    with _meter() as meter:
-        scores = score_responses(
-            table,
-            model,
-            parts=parts,
-            batch_tokens=batch_tokens,
-            on_progress=meter.report,
-            on_warning=lambda line: warn([line]),
-        )
+    opened, run = _choose_place(load, ray=ray, n_workers=ray_workers, device=device)
+    with opened as model:
+        warn(model.warnings)
+        say(f"{len(table)} responses; {model.name} in {model.dtype} on {model.device}")
+        with _meter() as meter:
+            scores = run(
+                table,
+                model,
+                parts=parts,
+                batch_tokens=batch_tokens,
+                on_progress=meter.report,
+            )
     made_by = record_run(responses) | {"model": model.fingerprint()}
     _write_scores(scores, out, made_by=made_by, force=force)
     remove_parts(parts)
@@ -122,6 +129,25 @@ def score(
     if json:
         print_json({"reward_model": model.name, "out": out, **summary, "made_by": made_by})
     _say_summary(summary, out)
+
+
+def _choose_place(
+    load: Callable[[], Any], *, ray: str | None, n_workers: int | None, device: str | None
+) -> tuple[Any, Callable[..., "pl.DataFrame"]]:
+    """The model in a context, here or on a cluster, and the function that scores with it."""
+    if ray is None:
+        from charm_rm.models.scoring import score_responses
+
+        run = partial(score_responses, on_warning=lambda line: warn([line]))
+        return nullcontext(load()), run
+    from charm_rm.models.cluster_scoring import model_on_cluster, score_on_cluster
+
+    return model_on_cluster(load, address=ray, n_workers=n_workers, device=device), score_on_cluster
+
+
+def _absolute(model: str) -> str:
+    """A directory by its whole path: workers start elsewhere. A hub id stays as it is."""
+    return str(Path(model).resolve()) if Path(model).is_dir() else model
 
 
 @dataclass
@@ -138,8 +164,8 @@ class _Meter:
     def report(self, done: int, total: int) -> None:
         """Takes the state from `score_responses`, of which the first call is the start."""
         if not self.started:
-            self.started, self.first, self.total = time.monotonic(), done, total
-        self.done, self.seconds = done, time.monotonic() - self.started
+            self.started, self.first = time.monotonic(), done
+        self.done, self.total, self.seconds = done, total, time.monotonic() - self.started
         self.show(self)
 
     @property
@@ -175,7 +201,9 @@ def _meter() -> Iterator[_Meter]:
         def show(meter: _Meter) -> None:
             if meter.done == meter.first:
                 progress.reset(task, total=meter.total, completed=meter.done, speed=0.0)
-            progress.update(task, completed=meter.done, speed=meter.tokens_per_second)
+            progress.update(
+                task, total=meter.total, completed=meter.done, speed=meter.tokens_per_second
+            )
 
         yield _Meter(show=show)
 

@@ -24,36 +24,6 @@ def padded_length(length: int, *, most: int) -> int:
     return min(-(-length // PADDED_TO) * PADDED_TO, most)
 
 
-def length_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
-    """Rows grouped by length, longest first, so that padding is small and memory is bounded.
-
-    Args:
-        lengths: Tokens of each row.
-        batch_tokens: Most tokens of a batch, padding included. A longer row is a batch of its own.
-
-    Returns:
-        Row numbers of each batch; every row stands in exactly one.
-
-    Raises:
-        ValueError: If ``batch_tokens`` is not positive.
-
-    Example:
-        >>> length_batches([3, 9, 4, 4], batch_tokens=12)
-        [[1], [2, 3, 0]]
-    """
-    if batch_tokens < 1:
-        raise ValueError(f"batch_tokens is {batch_tokens}; give a positive number of tokens")
-    batches: list[list[int]] = []
-    room = 0
-    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        if room == 0:
-            batches.append([])
-            room = max(1, batch_tokens // max(1, lengths[row]))
-        batches[-1].append(row)
-        room -= 1
-    return batches
-
-
 def find_end_of_prompt(sequence: Sequence[int], mark: Sequence[int]) -> int:
     """Where the last occurrence of a mark begins.
 

@@ -29,17 +29,21 @@ from transformers import PreTrainedTokenizerBase
 
 from charm_rm.data.parts import Parts, Setting, open_parts
 from charm_rm.data.prompts import Message
-from charm_rm.data.responses import conversation
 from charm_rm.data.scores import OPTIONAL, SCORE_SCHEMA
 from charm_rm.data.tables import DataError
 from charm_rm.models.batches import find_end_of_prompt, length_batches, padded_length
-from charm_rm.models.encoding import check_conversation, encode_conversations
+from charm_rm.models.encoding import encode_conversations
 from charm_rm.models.heads import Head
+from charm_rm.models.inputs import (
+    EncodedResponses,
+    chunk_inputs,
+    describe_unread,
+    encode_responses,
+)
 from charm_rm.models.packing import core_each, packed_states
 from charm_rm.models.packs import Pack, plan_packs
 
 BATCH_TOKENS = 16_384  # padded tokens of one forward pass on an accelerator; tokens of one part
-ENCODED_AT_ONCE = 1_024  # conversations; bounds the memory of the tokenizer's Python lists
 
 
 @dataclass(frozen=True)
@@ -286,81 +290,64 @@ def score_responses(
         ...     score_responses(responses, likes_length, parts=folder)["score"].item()
         5.0
     """
-    encoded = _encode_responses(responses, reward_model)
+    encoded = encode_responses(responses, reward_model)
     if encoded.n_unread:
-        on_warning(_unread_line(encoded.n_unread, len(responses), reward_model.max_length))
+        on_warning(
+            describe_unread(
+                encoded.n_unread, n_rows=len(responses), max_length=reward_model.max_length
+            )
+        )
     with open_parts(parts, settings=reward_model.fingerprint()) as opened:
         scores = _score_missing(encoded, reward_model, opened, batch_tokens, on_progress)
-    table = responses.with_columns(
-        pl.Series("score", [scores[key] for key in encoded.keys], dtype=pl.Float64),
-        pl.lit(reward_model.name).alias("reward_model"),
-        pl.Series("n_tokens", encoded.n_tokens, dtype=pl.Int64),
-        pl.Series("truncated", encoded.n_tokens > reward_model.max_length, dtype=pl.Boolean),
+    return score_table(
+        responses,
+        scores=[scores[key] for key in encoded.keys],
+        n_tokens=encoded.n_tokens.tolist(),
+        name=reward_model.name,
+        max_length=reward_model.max_length,
     )
-    return table.select(name for name in [*SCORE_SCHEMA, *OPTIONAL] if name in table.columns)
 
 
-@dataclass(frozen=True)
-class _Encoded:
-    """What the model reads: a key per row, its length, and the ids behind each distinct key.
+def score_table(
+    responses: pl.DataFrame,
+    *,
+    scores: Sequence[float],
+    n_tokens: Sequence[int],
+    name: str,
+    max_length: int,
+) -> pl.DataFrame:
+    """The table of scores that `score_responses` returns, wherever they were computed.
 
-    ``n_unread`` counts rows of whose response nothing is read, for the prompt fills the length.
+    Args:
+        responses: As `charm_rm.data.responses.read_responses` returns them.
+        scores: Score points, one per response, in their order.
+        n_tokens: Tokens of each conversation before truncation.
+        name: Of the reward model.
+        max_length: Tokens at which it cuts.
+
+    Returns:
+        The columns of `score_responses`.
+
+    Example:
+        >>> rows = {"prompt_id": ["p"], "policy": ["a"], "sample": [0], "response": ["Hi"]}
+        >>> table = score_table(
+        ...     pl.DataFrame(rows), scores=[1.5], n_tokens=[9], name="rm", max_length=8
+        ... )
+        >>> table.row(0)
+        ('p', 'a', 0, 1.5, 'rm', 9, True)
     """
-
-    keys: list[str]
-    n_tokens: NDArray[np.int64]
-    inputs: dict[str, NDArray[np.int32]]
-    n_unread: int
-
-
-def _encode_responses(responses: pl.DataFrame, reward_model: RewardModel) -> _Encoded:
-    keys: list[str] = []
-    n_tokens: list[int] = []
-    inputs: dict[str, NDArray[np.int32]] = {}
-    n_unread = 0
-    for chunk in responses.iter_slices(ENCODED_AT_ONCE):
-        conversations = [conversation(row) for row in chunk.iter_rows(named=True)]
-        names = chunk.select("prompt_id", "policy").iter_rows()
-        for messages, (prompt_id, policy) in zip(conversations, names, strict=True):
-            check_conversation(messages, where=f"prompt {prompt_id!r}, policy {policy!r}")
-        sequences = reward_model.encode(conversations)
-        n_unread += _count_unread(conversations, sequences, reward_model)
-        for sequence in sequences:
-            ids = np.array(sequence[: reward_model.max_length], dtype=np.int32)
-            key = hashlib.sha256(ids.tobytes()).hexdigest()[:32]
-            keys.append(key)
-            n_tokens.append(len(sequence))
-            inputs[key] = ids
-    return _Encoded(
-        keys=keys, n_tokens=np.array(n_tokens, dtype=np.int64), inputs=inputs, n_unread=n_unread
+    lengths = pl.Series("n_tokens", n_tokens, dtype=pl.Int64)
+    table = responses.with_columns(
+        pl.Series("score", scores, dtype=pl.Float64),
+        pl.lit(name).alias("reward_model"),
+        lengths,
+        (lengths > max_length).alias("truncated"),
     )
-
-
-def _count_unread(
-    conversations: Sequence[Sequence[Message]],
-    sequences: Sequence[Sequence[int]],
-    reward_model: RewardModel,
-) -> int:
-    """How many are cut before their response begins: an empty one would be read the same."""
-    most = reward_model.max_length
-    cut = [row for row, ids in enumerate(sequences) if len(ids) > most]
-    silent = [[*conversations[row][:-1], {"role": "assistant", "content": ""}] for row in cut]
-    empty = reward_model.encode(silent) if silent else []
-    pairs = zip(cut, empty, strict=True)
-    return sum(list(sequences[row][:most]) == list(ids[:most]) for row, ids in pairs)
-
-
-def _unread_line(n_unread: int, n_rows: int, max_length: int) -> str:
-    """The warning; an error where nothing else is left."""
-    line = f"of {n_unread} of {n_rows} responses nothing is read"
-    cause = f"their prompts alone fill the {max_length} tokens, so their scores say nothing of them"
-    if n_unread == n_rows:
-        raise DataError(f"{line}: {cause}; give a larger --max-length or another model")
-    return f"{line}: {cause}"
+    return table.select(column for column in [*SCORE_SCHEMA, *OPTIONAL] if column in table.columns)
 
 
 def _score_missing(
-    encoded: _Encoded,
+    encoded: EncodedResponses,
     reward_model: RewardModel,
     parts: Parts,
     batch_tokens: int,
@@ -377,7 +364,7 @@ def _score_missing(
     done = sum(len(ids) for key, ids in encoded.inputs.items() if key in scores)
     if on_progress:
         on_progress(done, total)
-    for chunk in _chunks(encoded.inputs, batch_tokens):
+    for chunk in chunk_inputs(encoded.inputs, tokens=batch_tokens):
         keys = [key for key in chunk if key not in scores]
         if not keys:
             continue
@@ -392,31 +379,11 @@ def _score_missing(
     return scores
 
 
-def _chunks(inputs: dict[str, NDArray[np.int32]], tokens: int) -> Iterator[list[str]]:
-    """Inputs of about equal length together, and among these those that begin alike.
-
-    Lengths within a factor of two, the longest first: memory then runs out at the start or never.
-    """
-    if tokens < 1:
-        raise ValueError(f"batch_tokens is {tokens}; give a positive number of tokens")
-    order = sorted(
-        inputs,
-        key=lambda key: (-len(inputs[key]).bit_length(), inputs[key].astype(">i4").tobytes()),
-    )
-    chunk: list[str] = []
-    used = 0
-    for key in order:
-        if chunk and used + len(inputs[key]) > tokens:
-            yield chunk
-            chunk, used = [], 0
-        chunk.append(key)
-        used += len(inputs[key])
-    if chunk:
-        yield chunk
-
-
 def _refuse_not_finite(
-    values: NDArray[np.float64], keys: list[str], encoded: _Encoded, reward_model: RewardModel
+    values: NDArray[np.float64],
+    keys: list[str],
+    encoded: EncodedResponses,
+    reward_model: RewardModel,
 ) -> None:
     bad = np.flatnonzero(~np.isfinite(values))
     if bad.size:
