@@ -11,6 +11,7 @@ from charm_rm.cli.console import MissingExtraError, fail
 from charm_rm.cli.demo import demo
 from charm_rm.cli.elo import elo
 from charm_rm.cli.pairs import pairs
+from charm_rm.cli.prompts import prompts
 from charm_rm.cli.score import score
 from charm_rm.cli.selftest import selftest
 
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, score, audit, calibrate, pairs, selftest):
+for command in (demo, prompts, score, audit, calibrate, pairs, selftest):
     app.command()(command)
 app.add_typer(elo)
 
