@@ -12,6 +12,7 @@ from charm_rm.cli.demo import demo
 from charm_rm.cli.elo import elo
 from charm_rm.cli.pairs import pairs
 from charm_rm.cli.prompts import prompts
+from charm_rm.cli.responses import responses
 from charm_rm.cli.score import score
 from charm_rm.cli.selftest import selftest
 
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 for command in (demo, prompts, score, audit, calibrate, pairs, selftest):
     app.command()(command)
+app.add_typer(responses)
 app.add_typer(elo)
 
 

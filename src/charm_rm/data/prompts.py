@@ -122,6 +122,31 @@ def last_user_prompt(messages: Sequence[Message]) -> list[Message]:
     return list(messages[: turns[-1] + 1]) if turns else []
 
 
+def check_messages(found: Any) -> list[Message]:
+    """Messages in known roles, of text that can be written.
+
+    Args:
+        found: A string or a list of messages, as a file has it; the list may be empty.
+
+    Returns:
+        Messages with exactly ``role`` and ``content``.
+
+    Raises:
+        DataError: If a message is malformed, or of a role that is not in ``ROLES``.
+
+    Example:
+        >>> check_messages("Hi")
+        [{'role': 'user', 'content': 'Hi'}]
+    """
+    messages = as_messages(found) if len(found) or isinstance(found, str) else []
+    for message in messages:
+        if message["role"] not in ROLES:
+            raise DataError(
+                f"role {message['role']!r} in a prompt; the roles are {', '.join(ROLES)}"
+            )
+    return [{key: mend_text(text) for key, text in message.items()} for message in messages]
+
+
 def read_prompts(
     paths: Iterable[str | Path],
     *,
@@ -327,7 +352,7 @@ def _usable(
     """Row and prompt of the rows that have one; the others go to the account."""
     for row, found in enumerate(find_prompts(raw, column=column, where=where)):
         try:
-            messages = None if found is None else _checked(found)
+            messages = None if found is None else check_messages(found)
         except DataError as error:
             raise DataError(f"{where}: row {row + 1}: {error}") from error
         prompt = last_user_prompt(messages or [])
@@ -337,14 +362,3 @@ def _usable(
         else:
             reason = EMPTY if prompt else NO_PROMPT if messages is None else NO_USER_TURN
             account.drop(reason, f"{Path(where).name}: row {row + 1}")
-
-
-def _checked(found: Any) -> list[Message]:
-    """Messages in known roles, of text that can be written; an empty list is left to the caller."""
-    messages = as_messages(found) if len(found) or isinstance(found, str) else []
-    for message in messages:
-        if message["role"] not in ROLES:
-            raise DataError(
-                f"role {message['role']!r} in a prompt; the roles are {', '.join(ROLES)}"
-            )
-    return [{key: mend_text(text) for key, text in message.items()} for message in messages]
