@@ -197,7 +197,7 @@ def _show(
 def _document(
     found: "ImportedResponses", check: "ResponseCheck", *, paths: list[str], out: str | None
 ) -> dict[str, Any]:
-    from charm_rm.data.response_check import REFUSALS
+    from charm_rm.data.response_check import ANSWERS, REFUSALS
 
     return {
         "out": out,
@@ -212,6 +212,7 @@ def _document(
         "reordered": found.reordered,
         **asdict(check),
         "refusal_patterns": dict(REFUSALS),
+        "no_refusal_with": ANSWERS,
         "made_by": record_run(paths),
     }
 
