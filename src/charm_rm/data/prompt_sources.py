@@ -7,6 +7,7 @@ refused with its rows; nothing is guessed row by row.
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -19,6 +20,7 @@ from charm_rm.data.tables import DataError, read_table, require_columns
 PROMPT_NAMES = ("prompt", "instruction", "messages", "conversation")  # the first there is read
 PREFERENCE_NAMES = ("chosen", "rejected")
 ROWS_AT_A_TIME = 10_000  # turned into Python objects: a bound on memory
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def expand_folders(paths: Iterable[str | Path]) -> list[str]:
@@ -193,6 +195,8 @@ def mend_text(text: str) -> str:
         >>> mend_text("good \ud83d")
         'good �'
     """
+    if _SURROGATE.search(text) is None:
+        return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
