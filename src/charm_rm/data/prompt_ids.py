@@ -2,6 +2,7 @@
 
 import hashlib
 import heapq
+from collections import Counter
 
 import polars as pl
 
@@ -58,12 +59,13 @@ def give_ids(frame: pl.DataFrame) -> pl.DataFrame:
             "give each row an id of its own, or give --merge-duplicates"
         )
     taken = set(given["prompt_id"])
+    seen: Counter[str] = Counter()
     ids = []
     for one, digest in frame.select("prompt_id", "digest").iter_rows():
-        free, n = one or digest, 1
-        while one is None and free in taken:
-            n += 1
-            free = f"{digest}-{n}"
+        free = one
+        while free is None or (one is None and free in taken):
+            seen[digest] += 1
+            free = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
         taken.add(free)
         ids.append(free)
     return frame.with_columns(pl.Series("prompt_id", ids, dtype=pl.String))
