@@ -15,6 +15,8 @@ from charm_rm.cli.doctor import doctor
 from charm_rm.cli.elo import elo
 from charm_rm.cli.options import fill_optional_values
 from charm_rm.cli.pairs import pairs
+from charm_rm.cli.prompts import prompts
+from charm_rm.cli.responses import responses
 from charm_rm.cli.score import score
 from charm_rm.cli.selftest import selftest
 
@@ -30,6 +32,7 @@ app = typer.Typer(
 for command in (
     demo,
     doctor,
+    prompts,
     score,
     categorize,
     audit,
@@ -39,6 +42,7 @@ for command in (
     selftest,
 ):
     app.command()(command)
+app.add_typer(responses)
 app.add_typer(elo)
 
 
