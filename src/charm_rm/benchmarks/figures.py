@@ -203,8 +203,10 @@ def _contributions(weights: Weights, measured: Measured, group: str) -> Floats:
     """What each unit adds to a figure, around its mean, shape (n_units,)."""
     total = np.zeros(len(measured.units))
     for at, column in enumerate(measured.columns):
+        if (group, column) not in weights:
+            continue
         values = measured.values[:, at]
         known = np.isfinite(values)
         centred = values[known] - values[known].mean()
-        total[known] += weights.get((group, column), 0.0) * centred * known.size / known.sum()
+        total[known] += weights[group, column] * centred * known.size / known.sum()
     return total

@@ -221,7 +221,7 @@ def sides_by_group(scores: pl.DataFrame, *, groups: Sequence[str]) -> dict[str, 
         groups: Names that a group may have; the result has their order.
 
     Returns:
-        For each group that is there, by item id, the scores of the chosen and of the rejected
+        For each group that is there, by item id in its order, the scores of the chosen and of the rejected
         responses, shapes (n_chosen,) and (n_rejected,).
 
     Raises:
@@ -250,7 +250,7 @@ def sides_by_group(scores: pl.DataFrame, *, groups: Sequence[str]) -> dict[str, 
         sides = found[group].setdefault(item, ({}, {}))
         sides[SIDES.index(place[1])][int(place[2])] = score
     return {
-        group: {item: _in_order(sides, f"{group}/{item}") for item, sides in items.items()}
+        group: {item: _in_order(sides, f"{group}/{item}") for item, sides in sorted(items.items())}
         for group, items in found.items()
         if items
     }

@@ -6,10 +6,12 @@ from typing import Annotated
 import typer
 
 from charm_rm.cli.audit import audit
+from charm_rm.cli.battles import battles
 from charm_rm.cli.calibrate import calibrate
 from charm_rm.cli.console import MissingExtraError, fail
 from charm_rm.cli.demo import demo
 from charm_rm.cli.elo import elo
+from charm_rm.cli.evaluate import evaluate
 from charm_rm.cli.pairs import pairs
 from charm_rm.cli.score import score
 from charm_rm.cli.selftest import selftest
@@ -26,6 +28,8 @@ app = typer.Typer(
 for command in (demo, score, audit, calibrate, pairs, selftest):
     app.command()(command)
 app.add_typer(elo)
+evaluate.command("battles")(battles)
+app.add_typer(evaluate)
 
 
 def _show_version(wanted: bool) -> None:
