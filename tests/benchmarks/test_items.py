@@ -70,6 +70,19 @@ def test_what_is_no_item_is_refused_with_its_row(table: pl.DataFrame, message: s
         items_of(table)
 
 
+def test_the_python_example_of_the_page_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = Path(__file__).parents[2] / "docs" / "benchmarks.md"
+    code = page.read_text(encoding="utf-8").split("```python")[1].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    texts = [["a", "aaa", "aaaaa"]] * 3
+    rows = {"id": [1, 2, 3], "domain": ["chat"] * 3, "prompt": ["Hi"] * 3}
+    pl.DataFrame(rows | {"chosen": texts, "rejected": texts}).write_parquet("chat.parquet")
+    exec(code, {"my_reward_model": by_length})
+    assert "measure='hard', value=0.0, low=0.0, high=0.0, n_items=3" in capsys.readouterr().out
+
+
 def test_no_file_is_refused() -> None:
     with pytest.raises(DataError, match="no benchmark data given"):
         read_items([], group_of=lambda *_: "a", groups=("a",))

@@ -67,6 +67,7 @@ def test_the_real_chat_hard_items_are_five_of_six_subsets(shared: Path) -> None:
     assert (part.n_items, part.n_published) == (210, 419)
     assert part.value < 0.5  # LLMBar is adversarial: the longer response is mostly the wrong one
     assert "mt-bench-hard" in found.missing
+    assert "alpacaeval-hard, mt-bench-easy, mt-bench-med and 13 more" in found.warnings[0]
     assert all(figure.part != "Chat Hard" for figure in found.figures)
 
 

@@ -124,11 +124,7 @@ def compare_scores(
     """
     names = tuple(benchmark.counts)
     first, second = (sides_by_group(table, groups=names) for table in (scores, other))
-    shared = {
-        group: [item for item in items if item in second.get(group, {})]
-        for group, items in first.items()
-    }
-    shared = {group: items for group, items in shared.items() if items}
+    shared = _shared_items(first, second)
     counts = {group: len(items) for group, items in shared.items()}
     if not counts:
         raise DataError("the two score tables share no item; give scores of the same items")
@@ -171,6 +167,16 @@ def compare_scores(
         seed=seed,
         warnings=_unshared(first, second, shared),
     )
+
+
+def _shared_items(
+    first: Mapping[str, Mapping[str, Sides]], second: Mapping[str, Mapping[str, Sides]]
+) -> dict[str, list[str]]:
+    shared = {
+        group: [item for item in items if item in second.get(group, {})]
+        for group, items in first.items()
+    }
+    return {group: items for group, items in shared.items() if items}
 
 
 def _swapped(

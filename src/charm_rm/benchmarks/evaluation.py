@@ -16,6 +16,8 @@ from charm_rm.benchmarks.figures import (
 )
 from charm_rm.benchmarks.items import GroupOf, Sides, sides_by_group
 
+LISTED = 5  # groups that a warning names
+
 
 @dataclass(frozen=True)
 class Benchmark:
@@ -181,7 +183,8 @@ def _warnings(
 ) -> tuple[str, ...]:
     found = []
     if missing:
-        listed = ", ".join(missing)
+        listed = ", ".join(missing[:LISTED])
+        listed += f" and {len(missing) - LISTED} more" if len(missing) > LISTED else ""
         found.append(f"{benchmark.title}: no items of {listed}; so there is no overall figure")
     partial = [
         f"{group} {n} of {benchmark.counts[group]}"

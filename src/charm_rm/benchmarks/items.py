@@ -221,8 +221,8 @@ def sides_by_group(scores: pl.DataFrame, *, groups: Sequence[str]) -> dict[str, 
         groups: Names that a group may have; the result has their order.
 
     Returns:
-        For each group that is there, by item id in its order, the scores of the chosen and of the rejected
-        responses, shapes (n_chosen,) and (n_rejected,).
+        For each group that is there, by item id in its order, the scores of the chosen and of the
+        rejected responses, shapes (n_chosen,) and (n_rejected,).
 
     Raises:
         DataError: If an id or a policy is not of the form above, a group is unknown, there are

@@ -148,7 +148,7 @@ def _benchmark_command(name: str) -> Callable[..., None]:
         if scores is not None:
             table, inputs = read_scores([scores]), [scores]
         else:
-            out = out_scores or f"{name}-{Path(str(reward_model)).name}.parquet"
+            out = out_scores or f"{name}-{Path(str(reward_model)).resolve().name}.parquet"
             table = _score(
                 benchmark,
                 str(reward_model),
