@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from charm_rm.cli.audit import audit
+from charm_rm.cli.battles import battles
 from charm_rm.cli.best_of_n import best_of_n
 from charm_rm.cli.calibrate import calibrate
 from charm_rm.cli.categorize import categorize
@@ -13,6 +14,7 @@ from charm_rm.cli.console import MissingExtraError, fail
 from charm_rm.cli.demo import demo
 from charm_rm.cli.doctor import doctor
 from charm_rm.cli.elo import elo
+from charm_rm.cli.evaluate import evaluate
 from charm_rm.cli.options import fill_optional_values
 from charm_rm.cli.pairs import pairs
 from charm_rm.cli.prompts import prompts
@@ -44,6 +46,8 @@ for command in (
     app.command()(command)
 app.add_typer(responses)
 app.add_typer(elo)
+evaluate.command("battles")(battles)
+app.add_typer(evaluate)
 
 
 def _show_version(wanted: bool) -> None:
