@@ -13,8 +13,8 @@ from pathlib import Path
 
 import polars as pl
 
+from charm_rm.data.provenance import read_provenance, write_scores
 from charm_rm.data.scores import read_scores
-from charm_rm.data.tables import write_table
 
 REPOSITORY = Path(__file__).parents[1]
 SPLIT = REPOSITORY / "reward_models" / "smollm2-135m-judge" / "split.json"
@@ -34,7 +34,17 @@ def main(paths: list[str]) -> None:
         )
         .sort("policy", "prompt_id", "sample")
     )
-    write_table(table, OUT, force=True)
+    made = read_provenance(paths[0]) or {}
+    inputs = {Path(name).name: digest for name, digest in made.get("inputs", {}).items()}
+    n_truncated = int(table["truncated"].sum())
+    made_by = {
+        "version": made.get("version"),
+        "command": "python recipes/demo_scores.py scores.parquet",
+        "inputs": inputs,
+        "model": made.get("model"),
+        "n_truncated": n_truncated,
+    }
+    write_scores(table, OUT, made_by=made_by, force=True)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 
 from charm_rm.cli.score import SUFFIXES, score
+from charm_rm.data.provenance import read_provenance
 from charm_rm.data.scores import read_scores
 from charm_rm.data.tables import write_table
 from charm_rm.models.scoring import BATCH_TOKENS
@@ -81,8 +82,26 @@ def test_json_is_one_document_on_standard_output(
     assert document["tokens_per_second"] > 0
     assert document["made_by"]["model"]["dtype"] == "bfloat16"
     assert str(outputs) in document["made_by"]["inputs"]
-    stored = json.loads(pl.read_parquet_metadata(out)["charm_rm"])
-    assert stored == document["made_by"]
+    assert read_provenance(out) == document["made_by"]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_the_output_says_how_it_was_made(
+    charm: Charm, make: MakeModel, outputs: Path, tmp_path: Path, suffix: str
+) -> None:
+    out = tmp_path / f"scores{suffix}"
+    arguments = ("--reward-model", make(name="rm"), "--max-length", 12, "--dtype", "float32")
+    assert charm("score", outputs, *arguments, "--out", out)[0] == 0
+    made_by = read_provenance(out)
+    assert made_by is not None
+    assert made_by["command"].startswith(f"charm score {outputs} --reward-model")
+    assert len(made_by["inputs"][str(outputs)]) == 64
+    assert made_by["n_truncated"] == read_scores([out])["truncated"].sum() > 0
+    assert {"charm-rm", "torch", "transformers", "tokenizers"} <= made_by["libraries"].keys()
+    model = made_by["model"]
+    assert (model["reward_model"], model["dtype"], model["max_length"]) == ("rm", "float32", 12)
+    assert (model["bos"], model["exact"], model["revision"]) == (True, False, None)
+    assert len(model["weights"]) == len(model["template"]) == 16
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -8,6 +8,7 @@ from charm_rm.cli.console import page, print_json, say, warn
 from charm_rm.cli.options import (
     By,
     Json,
+    MixProvenance,
     Resamples,
     Scores,
     Seed,
@@ -48,6 +49,7 @@ def audit(
     ] = False,
     resamples: Resamples = 1000,
     seed: Seed = 0,
+    mix_provenance: MixProvenance = False,
     json: Json = False,
 ) -> None:
     """Which policies does the reward model over-value, against their Elo?
@@ -62,7 +64,7 @@ def audit(
     tables = [read_elo(name) for name in elo or ["table7"]]
     if len(tables) > 2 or (len(tables) == 2 and by is not None):
         raise typer.BadParameter("at most two, and one together with --by", param_hint="--elo")
-    table = read_scores(scores, by=by or "category")
+    table = read_scores(scores, by=by or "category", mix_provenance=mix_provenance)
     table = _rated(table, tables) if rated_only else table
     settings: dict[str, Any] = {"win_rate": win_rate.value, "temperature": temperature}
     drawn: dict[str, Any] = {"n_resamples": resamples, "seed": seed}

@@ -10,6 +10,7 @@ from charm_rm.cli.options import (
     Elo,
     Force,
     Json,
+    MixProvenance,
     Resamples,
     Scores,
     Seed,
@@ -67,6 +68,7 @@ def calibrate(
     ] = None,
     resamples: Resamples = 1000,
     seed: Seed = 0,
+    mix_provenance: MixProvenance = False,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -88,6 +90,7 @@ def calibrate(
             n_folds=cross_validate,
             temperature=temperature,
             seed=seed,
+            mix_provenance=mix_provenance,
             as_json=json,
         )
         return
@@ -103,7 +106,8 @@ def calibrate(
     if not out.endswith(".json"):
         raise typer.BadParameter("offsets are written as .json", param_hint="--out")
     refuse_existing(out, force=force, inputs=[*scores, elo])
-    table, ratings = read_scores(scores, by=by or "category"), read_elo(elo)
+    table = read_scores(scores, by=by or "category", mix_provenance=mix_provenance)
+    ratings = read_elo(elo)
     made_by = record_run([*scores, elo])
     if over_valued is None:
         result = calibrate_jointly(
@@ -151,6 +155,7 @@ def _cross_validate(
     n_folds: int,
     temperature: float,
     seed: int,
+    mix_provenance: bool,
     as_json: bool,
 ) -> None:
     """The table of held-out mismatches, by method and kind of win rate."""
@@ -159,7 +164,7 @@ def _cross_validate(
     from charm_rm.data.scores import read_scores
 
     result = cross_validate(
-        read_scores(scores, by=by or "category"),
+        read_scores(scores, by=by or "category", mix_provenance=mix_provenance),
         read_elo(elo),
         over_valued=over_valued,
         reference=reference,

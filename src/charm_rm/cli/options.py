@@ -46,6 +46,12 @@ Seed = Annotated[int, typer.Option(metavar="N", min=0, help="Seed of everything 
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on standard output, no words.")
 ]
+MixProvenance = Annotated[
+    bool,
+    typer.Option(
+        "--mix-provenance", help="Read files together that were scored in different ways."
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
 
 # What loads a reward model, in every command that does.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from charm_rm.cli.console import print_json, say
-from charm_rm.cli.options import By, Force, Json, Scores
+from charm_rm.cli.options import By, Force, Json, MixProvenance, Scores
 
 if TYPE_CHECKING:
     from charm_rm.pairs import PreferencePairs
@@ -61,6 +61,7 @@ def pairs(
             metavar="N", min=1, help="Most pairs of a prompt, widest first.", show_default="all"
         ),
     ] = None,
+    mix_provenance: MixProvenance = False,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -78,7 +79,7 @@ def pairs(
 
     refuse_existing(out, force=force, inputs=[*scores, offsets, *(responses or [])])
     result = build_pairs(
-        read_scores(scores, by=by or "category"),
+        read_scores(scores, by=by or "category", mix_provenance=mix_provenance),
         read_offsets(offsets),
         responses=read_responses(responses) if responses else None,
         uncalibrated=uncalibrated,

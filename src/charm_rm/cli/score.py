@@ -1,13 +1,12 @@
 """``charm score``: what a reward model gives to responses; long runs resume."""
 
-import json as json_module
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -91,6 +90,7 @@ def score(
     parts = _check_output(out, force=force, inputs=responses)
 
     from charm_rm.data.parts import remove_parts
+    from charm_rm.data.provenance import library_versions, write_scores
     from charm_rm.data.responses import read_responses
 
     table = _choose_policies(read_responses(responses), policy)
@@ -122,8 +122,12 @@ def score(
                 batch_tokens=batch_tokens,
                 on_progress=meter.report,
             )
-    made_by = record_run(responses) | {"model": model.fingerprint()}
-    _write_scores(scores, out, made_by=made_by, force=force)
+    made_by = record_run(responses) | {
+        "model": model.fingerprint(),
+        "n_truncated": int(scores["truncated"].sum()),
+        "libraries": library_versions(),
+    }
+    write_scores(scores, out, made_by=made_by, force=force)
     remove_parts(parts)
     summary = _summarise(table, scores, meter)
     if json:
@@ -246,19 +250,6 @@ def _choose_policies(table: "pl.DataFrame", wanted: list[str] | None) -> "pl.Dat
         if name not in known:
             raise not_found("policy", name, known, where="responses")
     return table.filter(table["policy"].is_in(wanted)) if wanted else table
-
-
-def _write_scores(
-    scores: "pl.DataFrame", out: str, *, made_by: dict[str, Any], force: bool
-) -> None:
-    """Writes the table; in Parquet, what made it stands in the file's metadata."""
-    from charm_rm.data.tables import replacing, write_table
-
-    if Path(out).suffix.lower() != ".parquet":
-        write_table(scores, out, force=force)
-        return
-    metadata = {"charm_rm": json_module.dumps(made_by, ensure_ascii=False)}
-    replacing(out, lambda part: scores.write_parquet(part, metadata=metadata), force=force)
 
 
 def _summarise(

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from charm_rm.data.provenance import require_same_provenance
 from charm_rm.data.responses import repeat_free
 from charm_rm.data.tables import (
     DataError,
@@ -57,7 +58,9 @@ class ScoreMatrix:
         return self.values[:, self.policies.index(policy)]
 
 
-def read_scores(paths: Iterable[str | Path], *, by: str = "category") -> pl.DataFrame:
+def read_scores(
+    paths: Iterable[str | Path], *, by: str = "category", mix_provenance: bool = False
+) -> pl.DataFrame:
     r"""One checked table of scores from any number of files.
 
     Args:
@@ -66,6 +69,7 @@ def read_scores(paths: Iterable[str | Path], *, by: str = "category") -> pl.Data
             ``category, n_tokens, truncated``.
         by: Column that is read as the ``category`` of a row; any other than ``category`` must be
             there.
+        mix_provenance: Whether files may be read together that were scored in different ways.
 
     Returns:
         The columns of ``SCORE_SCHEMA`` and the optional ones that all files have.
@@ -73,7 +77,7 @@ def read_scores(paths: Iterable[str | Path], *, by: str = "category") -> pl.Data
     Raises:
         DataError: If a file can't be read, lacks a column, holds no rows, a score is missing, NaN,
             infinite or not a number, a (prompt_id, policy, sample) stands twice, or the files are
-            of different reward models.
+            of different reward models or of different settings of one.
 
     Example:
         >>> import tempfile
@@ -97,6 +101,8 @@ def read_scores(paths: Iterable[str | Path], *, by: str = "category") -> pl.Data
             f"scores of {len(models)} reward models ({', '.join(models[:4])}); "
             "give the files of one at a time"
         )
+    if not mix_provenance:
+        require_same_provenance(names)
     return frame
 
 
