@@ -6,18 +6,33 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from charm_rm.cli.console import print_json, record_run, require_extra, say, warn, words
+from charm_rm.cli.endpoint import (
+    Api,
+    ApiOption,
+    Concurrency,
+    Endpoint,
+    ServedModel,
+    Tokenizer,
+    connect_model,
+    refuse_options,
+)
 from charm_rm.cli.options import Force, Json
 
 if TYPE_CHECKING:
     import polars as pl
 
+    from charm_rm.models.endpoint_model import EndpointModel
+    from charm_rm.models.scoring import RewardModel
+
 SUFFIXES = (".parquet", ".csv", ".jsonl")  # checked before the scoring, not after it
+BATCH_TOKENS = 16_384  # as in models/scoring.py, which is not imported for a --help
 SECONDS_BETWEEN_LINES = 60.0  # of progress, where standard error is no terminal
 
 
@@ -38,12 +53,17 @@ def score(
             show_default=False,
         ),
     ],
-    reward_model: Annotated[
-        str, typer.Option(metavar="DIR|HUB_ID", help="Sequence classifier with one output.")
-    ],
     out: Annotated[
         str, typer.Option(metavar="SCORES", help="Scores to write: .parquet, .csv or .jsonl.")
     ],
+    reward_model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR|HUB_ID",
+            help="Sequence classifier with one output; with --endpoint, what to compare it with.",
+            show_default=False,
+        ),
+    ] = None,
     base_model: Annotated[
         str | None,
         typer.Option(
@@ -87,18 +107,44 @@ def score(
             min=1,
             help="Padded tokens per batch on a GPU; a killed run loses about as many.",
         ),
-    ] = 16_384,
+    ] = BATCH_TOKENS,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
     ] = False,
+    endpoint: Endpoint = None,
+    served_model: ServedModel = None,
+    tokenizer: Tokenizer = None,
+    api: ApiOption = Api.AUTO,
+    concurrency: Concurrency = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Score responses with a reward model. Run it again to resume.
+    """Score responses with a reward model, here or on a server. Run it again to resume.
 
     Example: charm score model_outputs.json --reward-model Skywork/Skywork-Reward-V2-Qwen3-0.6B
     --out scores.parquet
     """
+    if endpoint is None:
+        if reward_model is None:
+            raise typer.BadParameter("give a model, or --endpoint", param_hint="--reward-model")
+        refuse_options(
+            {
+                "--model": served_model,
+                "--tokenizer": tokenizer,
+                "--api": api is not Api.AUTO and api,
+                "--concurrency": concurrency,
+            },
+            because="is for a server; give its --endpoint",
+        )
+    else:
+        refuse_options(
+            {
+                "--dtype": dtype,
+                "--device": device,
+                "--batch-tokens": batch_tokens != BATCH_TOKENS,
+            },
+            because="is the server's choice with --endpoint; leave it out",
+        )
     for module in ("torch", "transformers"):
         require_extra("charm score", module, "models")
     parts = _check_output(out, force=force, inputs=responses)
@@ -108,37 +154,60 @@ def score(
 
     table = _choose_policies(read_responses(responses), policy)
 
-    from charm_rm.models.reward_models import load_reward_model
-    from charm_rm.models.scoring import score_responses
+    model: RewardModel | EndpointModel
+    if endpoint is None:
+        from charm_rm.models.reward_models import load_reward_model
+        from charm_rm.models.scoring import score_responses
 
-    model = load_reward_model(
-        reward_model,
-        base_model=base_model,
-        dtype=dtype.value if dtype else None,
-        device=device,
-        max_length=max_length,
-        trust_remote_code=trust_remote_code,
-    )
-    warn(model.warnings)
-    say(f"{len(table)} responses; {model.name} in {model.dtype} on {model.device}")
-    with _meter() as meter:
-        scores = score_responses(
-            table, model, parts=parts, batch_tokens=batch_tokens, on_progress=meter.report
+        model = loaded = load_reward_model(
+            str(reward_model),
+            base_model=base_model,
+            dtype=dtype.value if dtype else None,
+            device=device,
+            max_length=max_length,
+            trust_remote_code=trust_remote_code,
         )
+        score_all = partial(score_responses, reward_model=loaded, batch_tokens=batch_tokens)
+        where, unit = f"in {loaded.dtype} on {loaded.device}", "tokens"
+    else:
+        from charm_rm.models.endpoint_scoring import score_at_endpoint
+
+        model = served = connect_model(
+            endpoint,
+            model=served_model,
+            api=api,
+            tokenizer=tokenizer,
+            concurrency=concurrency,
+            reward_model=reward_model,
+            base_model=base_model,
+            max_length=max_length,
+            trust_remote_code=trust_remote_code,
+        )
+        score_all = partial(score_at_endpoint, model=served)
+        where = f"on {served.endpoint.url}, {served.kind}; {served.checked}"
+        unit = served.unit
+    warn(model.warnings)
+    say(f"{len(table)} responses; {model.name} {where}")
+    with _meter(unit) as meter:
+        scores = score_all(table, parts=parts, on_progress=meter.report)
     made_by = record_run(responses) | {"model": model.fingerprint()}
     _write_scores(scores, out, made_by=made_by, force=force)
     remove_parts(parts)
     summary = _summarise(table, scores, meter)
     if json:
         print_json({"reward_model": model.name, "out": out, **summary, "made_by": made_by})
-    _say_summary(summary, out)
+    _say_summary(summary, out, speed=f"{meter.per_second:,.0f} {unit}/s")
 
 
 @dataclass
 class _Meter:
-    """Tokens of this run against the clock; what an earlier run did counts for nothing."""
+    """Tokens of this run against the clock; what an earlier run did counts for nothing.
+
+    Where a server makes the tokens, their number is not known beforehand: conversations then.
+    """
 
     show: Callable[["_Meter"], None]
+    unit: str = "tokens"
     started: float = 0.0
     seconds: float = 0.0
     first: int = 0
@@ -153,16 +222,16 @@ class _Meter:
         self.show(self)
 
     @property
-    def tokens_per_second(self) -> float:
+    def per_second(self) -> float:
         return (self.done - self.first) / self.seconds if self.seconds else 0.0
 
 
 @contextmanager
-def _meter() -> Iterator[_Meter]:
-    """Progress by tokens: a bar on a terminal, elsewhere a line a minute."""
+def _meter(unit: str = "tokens") -> Iterator[_Meter]:
+    """Progress by tokens (or another unit): a bar on a terminal, elsewhere a line a minute."""
     console = words()
     if not console.is_terminal:
-        yield _Meter(show=_line_a_minute())
+        yield _Meter(show=_line_a_minute(), unit=unit)
         return
     from rich.progress import (
         BarColumn,
@@ -175,7 +244,7 @@ def _meter() -> Iterator[_Meter]:
     columns = (
         BarColumn(),
         TaskProgressColumn(),
-        TextColumn("{task.fields[speed]:,.0f} tokens/s, left"),
+        TextColumn(f"{{task.fields[speed]:,.0f}} {unit}/s, left"),
         # Chunks take seconds: a short memory would see too few of them.
         TimeRemainingColumn(),
     )
@@ -185,9 +254,9 @@ def _meter() -> Iterator[_Meter]:
         def show(meter: _Meter) -> None:
             if meter.done == meter.first:
                 progress.reset(task, total=meter.total, completed=meter.done, speed=0.0)
-            progress.update(task, completed=meter.done, speed=meter.tokens_per_second)
+            progress.update(task, completed=meter.done, speed=meter.per_second)
 
-        yield _Meter(show=show)
+        yield _Meter(show=show, unit=unit)
 
 
 def _line_a_minute() -> Callable[[_Meter], None]:
@@ -198,10 +267,10 @@ def _line_a_minute() -> Callable[[_Meter], None]:
         if meter.seconds < next_line:
             return
         next_line = meter.seconds + SECONDS_BETWEEN_LINES
-        line = f"{meter.done:,} of {meter.total:,} tokens"
-        if speed := meter.tokens_per_second:
+        line = f"{meter.done:,} of {meter.total:,} {meter.unit}"
+        if speed := meter.per_second:
             minutes = (meter.total - meter.done) / speed / 60
-            line += f", {speed:,.0f} tokens/s, about {minutes:,.0f} minutes left"
+            line += f", {speed:,.0f} {meter.unit}/s, about {minutes:,.0f} minutes left"
         say(line)
 
     return show
@@ -253,15 +322,15 @@ def _summarise(
         "n_tokens": int(scores["n_tokens"].sum()),
         "n_truncated": int(scores["truncated"].sum()),
         "n_empty": int((responses["response"].str.strip_chars() == "").sum()),
-        "n_tokens_this_run": meter.done - meter.first,
+        f"n_{meter.unit}_this_run": meter.done - meter.first,
         "seconds": round(meter.seconds, 3),
-        "tokens_per_second": round(meter.tokens_per_second, 1),
+        f"{meter.unit}_per_second": round(meter.per_second, 1),
     }
 
 
-def _say_summary(summary: dict[str, int | float], out: str) -> None:
+def _say_summary(summary: dict[str, int | float], out: str, *, speed: str) -> None:
     say(
         f"wrote {out}: {summary['n_responses']:,} scores of {summary['n_policies']:,} policies, "
-        f"{summary['n_tokens']:,} tokens, {summary['tokens_per_second']:,.0f} tokens/s, "
+        f"{summary['n_tokens']:,} tokens, {speed}, "
         f"{summary['n_truncated']:,} truncated, {summary['n_empty']:,} empty"
     )
