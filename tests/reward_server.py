@@ -21,7 +21,7 @@ Ids = Sequence[int]
 
 FAULTS = ("busy", "error", "hang", "drop", "cut", "count", "nan", "order", "foreign")
 STORM = 5  # requests that are turned away after one that found the server busy
-HANG = 1.5  # seconds; longer than the time-out of the tests that let it hang
+HANG = 3.0  # seconds; longer than the time-out of the tests that let it hang
 
 
 def true_score(ids: Ids) -> float:

@@ -65,6 +65,7 @@ def test_responses_become_scores_of_the_served_model(
     assert made_by["model"]["endpoint"] == server.url
     assert made_by["model"]["api"] == "vllm /classify"
     assert made_by["model"]["max_length"] == 10
+    assert made_by["server"] == "vllm 0.32.0 /classify"
     assert json.loads(pl.read_parquet_metadata(out)["charm_rm"]) == made_by
     assert f"rm on {server.url}, vllm 0.32.0 /classify; raw scores" in words
     assert not (tmp_path / "scores.parquet.parts").exists()

@@ -80,7 +80,7 @@ def make_server(kind: str, rules: TextRules, **how: Any) -> RewardServer:
 
 
 def find(server: RewardServer, rules: TextRules | None, **how: Any) -> EndpointModel:
-    endpoint = Endpoint(server.url, **{"concurrency": 16, "timeout": 0.5, "max_retries": 12} | how)
+    endpoint = Endpoint(server.url, **{"concurrency": 16, "max_retries": 12} | how)
     length = 128 if server.kind == "openrlhf" else None
     return find_model(endpoint, model="rm", rules=rules, max_length=length)
 
@@ -193,7 +193,9 @@ def test_a_fifth_of_the_requests_going_wrong_costs_no_row_and_no_score(
 ) -> None:
     faults = [fault for fault in FAULTS if fault not in UNSEEN[kind]]
     with serve(make_server(kind, rules)) as server:
-        model = replace(find(server, rules), endpoint=Endpoint(server.url, 8, 12, 0.5))
+        model = replace(
+            find(server, rules), endpoint=Endpoint(server.url, max_retries=12, timeout=1.0)
+        )
         # Small requests, so that many of them go wrong.
         model = replace(model, server=replace(model.server, per_request=2))
         server.faults, server.share = faults, 0.2
@@ -216,7 +218,7 @@ def test_each_fault_alone_is_survived(
     some = responses.head(40)
     share = 0.1 if fault == "hang" else 0.5
     with serve(make_server(kind, rules)) as server:
-        model = find(server, rules, timeout=0.3 if fault == "hang" else 5.0, max_retries=30)
+        model = find(server, rules, timeout=1.0 if fault == "hang" else 30.0, max_retries=30)
         server.faults, server.share = [fault], share
         scores = score_at_endpoint(some, model, parts=tmp_path / "parts")
     assert scores["score"].to_list() == expected_scores(some, rules, model.max_length or 0)

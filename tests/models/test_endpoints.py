@@ -220,6 +220,14 @@ def test_an_address_where_nobody_listens_is_refused_at_once() -> None:
     assert "tries" not in str(failed.value)
 
 
+def test_a_server_that_never_says_a_word_is_given_up_soon() -> None:
+    with (
+        serve(RewardServer(faults=["hang"], share=1.0)) as server,
+        pytest.raises(RequestFailedError, match=r"no reply in 0.1 s in the last of 3 tries"),
+    ):
+        ask(server.url, timeout=0.1)
+
+
 def test_a_request_that_the_server_refuses_is_not_repeated() -> None:
     with (
         serve(RewardServer(refuse=IDS[0])) as server,

@@ -169,6 +169,7 @@ def score(
         )
         score_all = partial(score_responses, reward_model=loaded, batch_tokens=batch_tokens)
         where, unit = f"in {loaded.dtype} on {loaded.device}", "tokens"
+        provenance = {}
     else:
         from charm_rm.models.endpoint_scoring import score_at_endpoint
 
@@ -186,11 +187,12 @@ def score(
         score_all = partial(score_at_endpoint, model=served)
         where = f"on {served.endpoint.url}, {served.kind}; {served.checked}"
         unit = served.unit
+        provenance = {"server": served.kind, "checked": served.checked}
     warn(model.warnings)
     say(f"{len(table)} responses; {model.name} {where}")
     with _meter(unit) as meter:
         scores = score_all(table, parts=parts, on_progress=meter.report)
-    made_by = record_run(responses) | {"model": model.fingerprint()}
+    made_by = record_run(responses) | {"model": model.fingerprint(), **provenance}
     _write_scores(scores, out, made_by=made_by, force=force)
     remove_parts(parts)
     summary = _summarise(table, scores, meter)

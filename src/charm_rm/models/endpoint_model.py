@@ -126,7 +126,7 @@ class EndpointModel:
     def batches(self, items: Sequence[Item]) -> list[list[Item]]:
         """Items in groups that go into one request each, longest first."""
         size = self.server.per_request if self.rules else 1
-        ordered = sorted(items, key=lambda item: -len(item.ids or str(item.messages)))
+        ordered = sorted(items, key=_length, reverse=True)
         return [ordered[at : at + size] for at in range(0, len(ordered), size)]
 
     def fingerprint(self) -> dict[str, Setting]:
@@ -150,8 +150,9 @@ class EndpointModel:
         if self.rules and self.server.takes_text:
             cut = len(ids) + len(suffix) > len(kept)
             kept, text = _as_text(kept, self.rules, spare=RECUT if cut else 0)
-        key = hashlib.sha256(np.array(kept, dtype=np.int32).tobytes()).hexdigest()[:32]
-        return Item(key, messages, kept, text, n_tokens=len(ids))
+        sent = np.array(kept, dtype=np.int32)
+        key = hashlib.sha256(sent.tobytes()).hexdigest()[:32]
+        return Item(key, messages if text else (), sent, text, n_tokens=len(ids))
 
     def _score(self, items: Sequence[Item]) -> NDArray[np.float64]:
         async def all_of_them() -> dict[str, float]:
@@ -184,6 +185,13 @@ def _as_text(ids: list[int], rules: TextRules, *, spare: int) -> tuple[list[int]
         "no text encodes to the tokens of a conversation, and this server takes text alone; "
         "serve the model with vLLM or SGLang, which take tokens"
     )
+
+
+def _length(item: Item) -> int:
+    """Tokens, or characters where the server makes the tokens."""
+    if item.ids is not None:
+        return len(item.ids)
+    return sum(len(message["content"]) for message in item.messages)
 
 
 def _digest(messages: Sequence[Message]) -> str:

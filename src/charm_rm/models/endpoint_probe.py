@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 Scores = NDArray[np.float64]
 
+PROBE_TIMEOUT = 60.0  # seconds for a short request to a server that does nothing else for us
 AGREEMENT = 0.25  # standard deviations; bfloat16 against float32 was seen to differ by 0.11
 PROBES = tuple(
     [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
@@ -94,9 +95,10 @@ def find_model(
         ...     print(str(error).partition(" (")[0])
         http://127.0.0.1:9: no connection
     """
+    quick = replace(endpoint, timeout=min(PROBE_TIMEOUT, endpoint.timeout))
 
     async def find() -> EndpointModel:
-        async with connect(endpoint) as connection:
+        async with connect(quick) as connection:
             found = await _ask(connection, api)
             name = _choose(model, found, endpoint.url)
             server = SERVERS[found.kind][0]
@@ -224,7 +226,7 @@ async def _probe(
         activated, _ = await _score(connection, model, items, {"use_activation": True})
     expected = None
     if local is not None:
-        expected = local.score_ids([item.ids or () for item in items])
+        expected = local.score_ids([item.ids.tolist() for item in items if item.ids is not None])
     checked = check_scores(
         served,
         where=connection.endpoint.url,

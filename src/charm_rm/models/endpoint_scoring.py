@@ -159,7 +159,7 @@ def _score_missing(
 
 def _sizes(model: EndpointModel) -> Callable[[Item], int]:
     """How an item counts in the progress: its tokens, or as one conversation."""
-    return (lambda item: len(item.ids or ())) if model.rules else (lambda _: 1)
+    return (lambda item: 1 if item.ids is None else len(item.ids)) if model.rules else (lambda _: 1)
 
 
 class _Log:

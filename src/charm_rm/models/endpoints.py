@@ -12,6 +12,7 @@ reply means is the caller's.
 """
 
 import asyncio
+import math
 import os
 import random
 import re
@@ -35,6 +36,7 @@ CONCURRENCY = 64  # most requests under way at once
 MAX_RETRIES = 8
 TIMEOUT = 180.0  # seconds that one request may take, from its start to its last byte
 SLOW_REPLY = 30.0  # seconds; slower than this, the server has too much in its queue
+MUTE_TRIES = 3  # of a request that runs out of time on a server that has never answered
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 20.0  # seconds before a request is repeated
 LONGEST_WISH = 120.0  # seconds of Retry-After that are waited for
 PASSING = {408, 425, 429, 500, 502, 503, 504, 529}  # statuses after which a request is repeated
@@ -78,10 +80,10 @@ class _PassingError(Exception):
         status: int | None = None,
         wish: float = 0.0,
         busy: bool = False,
-        unreachable: bool = False,
+        patience: float = math.inf,
     ) -> None:
         super().__init__(reason)
-        self.status, self.wish, self.busy, self.unreachable = status, wish, busy, unreachable
+        self.status, self.wish, self.busy, self.patience = status, wish, busy, patience
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,7 @@ class Connection:
                 waiting = failure.status in BUSY and self._n_answers > answers
                 n_counted += 0 if waiting else 1
                 answers = self._n_answers
-                hopeless = failure.unreachable and not self._n_answers
+                hopeless = not self._n_answers and n_failed >= failure.patience
                 if hopeless or n_counted > self.endpoint.max_retries:
                     raise self._gave_up(failure, n_failed) from failure
                 pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(n_failed - 1, 30))
@@ -212,11 +214,12 @@ class Connection:
                     json=body(request_id) if body else None,
                 )
         except TimeoutError:
-            raise _PassingError(f"no reply in {self.endpoint.timeout:g} s", busy=True) from None
+            reason = f"no reply in {self.endpoint.timeout:g} s"
+            raise _PassingError(reason, busy=True, patience=MUTE_TRIES) from None
         except (httpx2.RequestError, OSError) as error:
             reason = f"{type(error).__name__}: {error}".rstrip(": ")
-            unreachable = isinstance(error, httpx2.ConnectError)
-            raise _PassingError(f"no connection ({reason})", unreachable=unreachable) from error
+            patience = 1 if isinstance(error, httpx2.ConnectError) else math.inf
+            raise _PassingError(f"no connection ({reason})", patience=patience) from error
         if response.status_code != 200:
             raise self._bad_status(response, path)
         self._n_answers += 1
@@ -275,7 +278,7 @@ def _retry_after(value: str | None) -> float:
             seconds = parsedate_to_datetime(value).timestamp() - time.time()
         except ValueError:
             return 0.0
-    return max(0.0, seconds) if seconds == seconds else 0.0
+    return max(0.0, seconds) if not math.isnan(seconds) else 0.0
 
 
 @asynccontextmanager

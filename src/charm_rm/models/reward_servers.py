@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from charm_rm.data.prompts import Message
 from charm_rm.data.tables import DataError
 from charm_rm.models.endpoints import BadReplyError
@@ -28,15 +31,16 @@ class Item:
 
     Attributes:
         key: Digest of what the model reads.
-        messages: The conversation.
-        ids: Its token ids; None where the server applies its own template.
+        messages: The conversation; empty where only ids are sent.
+        ids: Its token ids, an array, for many of them are held; None where the server applies
+            its own template.
         text: The text of the ids, for a server that takes no ids.
         n_tokens: Length of the whole conversation, of which ``ids`` may be the start.
     """
 
     key: str
-    messages: Sequence[Message]
-    ids: Sequence[int] | None = None
+    messages: Sequence[Message] = ()
+    ids: NDArray[np.int32] | None = None
     text: str | None = None
     n_tokens: int | None = None
 
@@ -77,7 +81,7 @@ def _vllm_body(model: str, items: Sequence[Item], request_id: str) -> dict[str, 
     }
     if items[0].ids is None:
         return options | {"messages": list(items[0].messages), "add_generation_prompt": False}
-    return options | {"input": [item.ids for item in items]}
+    return options | {"input": _ids_of(items)}
 
 
 def _read_vllm(reply: Any, items: Sequence[Item], _: str) -> list[Scored]:
@@ -92,7 +96,7 @@ def _read_vllm(reply: Any, items: Sequence[Item], _: str) -> list[Scored]:
     n_read = usage.get("prompt_tokens") if isinstance(usage, dict) else None
     if items[0].ids is None:
         return [(scores[0], n_read if isinstance(n_read, int) else None)]
-    n_sent = [len(item.ids or ()) for item in items]
+    n_sent = list(map(len, _ids_of(items)))
     _check_tokens(n_read, sum(n_sent))
     return list(zip(scores, n_sent, strict=True))
 
@@ -102,7 +106,7 @@ def _vllm_echo(reply: Any) -> str:
 
 
 def _sglang_body(_: str, items: Sequence[Item], request_id: str) -> dict[str, Any]:
-    ids = [item.ids for item in items]
+    ids = _ids_of(items)
     names = [f"{request_id}-{at}" for at in range(len(items))]
     if len(items) == 1:  # a list of one was not always taken
         return {"input_ids": ids[0], "rid": names[0]}
@@ -123,7 +127,7 @@ def _read_sglang(reply: Any, items: Sequence[Item], request_id: str) -> list[Sco
     results: list[Scored] = [(math.nan, None)] * len(items)
     for row, one, place in zip(rows, about, places, strict=True):
         at = place or 0
-        n_sent = len(items[at].ids or ())
+        n_sent = len(_ids_of(items[at : at + 1])[0])
         _check_tokens(one.get("prompt_tokens"), n_sent)
         results[at] = (_one_number(row.get("embedding")), n_sent)
     return results
@@ -149,6 +153,10 @@ def _read_openrlhf(reply: Any, items: Sequence[Item], _: str) -> list[Scored]:
     return [
         (_one_number(reward if isinstance(reward, list) else [reward]), None) for reward in rewards
     ]
+
+
+def _ids_of(items: Sequence[Item]) -> list[list[int]]:
+    return [[] if item.ids is None else item.ids.tolist() for item in items]
 
 
 def _rows(rows: Any, items: Sequence[Item]) -> list[dict[str, Any]]:
