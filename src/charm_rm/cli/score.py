@@ -1,16 +1,25 @@
 """``charm score``: what a reward model gives to responses; long runs resume."""
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charm_rm.cli.console import print_json, record_run, require_extra, say, warn, words
+from charm_rm.cli.console import print_json, record_run, require_extra, say, warn
+from charm_rm.cli.endpoint import (
+    Api,
+    ApiOption,
+    Concurrency,
+    Endpoint,
+    ServedModel,
+    Tokenizer,
+    connect_model,
+    refuse_options,
+)
 from charm_rm.cli.options import (
     BaseModel,
     Device,
@@ -25,12 +34,13 @@ from charm_rm.cli.options import (
     Revision,
     TrustRemoteCode,
 )
+from charm_rm.cli.progress import Meter, meter
 
 if TYPE_CHECKING:
     import polars as pl
 
 SUFFIXES = (".parquet", ".csv", ".jsonl")  # checked before the scoring, not after it
-SECONDS_BETWEEN_LINES = 60.0  # of progress, where standard error is no terminal
+BATCH_TOKENS = 16_384
 
 
 def score(
@@ -42,12 +52,17 @@ def score(
             show_default=False,
         ),
     ],
-    reward_model: Annotated[
-        str, typer.Option(metavar="DIR|HUB_ID", help="Sequence classifier with one output.")
-    ],
     out: Annotated[
         str, typer.Option(metavar="SCORES", help="Scores to write: .parquet, .csv or .jsonl.")
     ],
+    reward_model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR|HUB_ID",
+            help="Sequence classifier with one output; with --endpoint, what to compare it with.",
+            show_default=False,
+        ),
+    ] = None,
     base_model: BaseModel = None,
     like: Like = None,
     revision: Revision = None,
@@ -68,23 +83,55 @@ def score(
             help="Padded tokens per batch on a GPU; a killed run loses about as many, with --ray "
             "about four times as many for each worker.",
         ),
-    ] = 16_384,
+    ] = BATCH_TOKENS,
     exact: Annotated[
         bool,
         typer.Option("--exact", help="Compute each response alone: nothing else enters its score."),
     ] = False,
-    ray: Ray = None,
-    ray_workers: RayWorkers = None,
     no_system_prompt: NoSystemPrompt = False,
     trust_remote_code: TrustRemoteCode = False,
+    ray: Ray = None,
+    ray_workers: RayWorkers = None,
+    endpoint: Endpoint = None,
+    served_model: ServedModel = None,
+    tokenizer: Tokenizer = None,
+    api: ApiOption = Api.AUTO,
+    concurrency: Concurrency = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Score responses with a reward model. Run it again to resume.
+    """Score responses with a reward model, here, on a server or on a cluster.
+
+    Run it again to resume.
 
     Example: charm score model_outputs.json --reward-model Skywork/Skywork-Reward-V2-Qwen3-0.6B
     --out scores.parquet
     """
+    if endpoint is None:
+        if reward_model is None:
+            raise typer.BadParameter("give a model, or --endpoint", param_hint="--reward-model")
+        refuse_options(
+            {
+                "--model": served_model,
+                "--tokenizer": tokenizer,
+                "--api": api is not Api.AUTO and api,
+                "--concurrency": concurrency,
+            },
+            because="is for a server; give its --endpoint",
+        )
+    else:
+        refuse_options(
+            {
+                "--dtype": dtype,
+                "--device": device,
+                "--batch-tokens": batch_tokens != BATCH_TOKENS,
+                "--exact": exact,
+                "--ray": ray is not None,
+                "--like": like,
+                "--no-system-prompt": no_system_prompt,
+            },
+            because="is the server's choice with --endpoint; leave it out",
+        )
     for module in ("torch", "transformers"):
         require_extra("charm score", module, "models")
     parts = _check_output(out, force=force, inputs=responses)
@@ -94,139 +141,118 @@ def score(
     from charm_rm.data.responses import read_responses
 
     table = _choose_policies(read_responses(responses), policy)
+    if endpoint is None:
+        from charm_rm.models.reward_models import load_reward_model
 
-    from charm_rm.models.reward_models import load_reward_model
-
-    load = partial(
-        load_reward_model,
-        reward_model if ray is None else _absolute(reward_model),
-        base_model=base_model if ray is None or base_model is None else _absolute(base_model),
-        like=like,
-        revision=revision,
-        dtype=dtype.value if dtype else None,
-        device=device,
-        max_length=max_length,
-        exact=exact,
-        system_prompt=not no_system_prompt,
-        trust_remote_code=trust_remote_code,
-    )
-    opened, run = _choose_place(load, ray=ray, n_workers=ray_workers, device=device)
-    with opened as model:
-        warn(model.warnings)
-        say(f"{len(table)} responses; {model.name} in {model.dtype} on {model.device}")
-        with _meter() as meter:
-            scores = run(
-                table,
-                model,
-                parts=parts,
-                batch_tokens=batch_tokens,
-                on_progress=meter.report,
+        load = partial(
+            load_reward_model,
+            str(_absolute(reward_model) if ray is not None else reward_model),
+            base_model=_absolute(base_model) if ray is not None else base_model,
+            like=like,
+            revision=revision,
+            dtype=dtype.value if dtype else None,
+            device=device,
+            max_length=max_length,
+            exact=exact,
+            system_prompt=not no_system_prompt,
+            trust_remote_code=trust_remote_code,
+        )
+        place = _place_here(load, batch_tokens=batch_tokens)
+        if ray is not None:
+            place = _place_on_cluster(
+                load, address=ray, n_workers=ray_workers, device=device, batch_tokens=batch_tokens
             )
+    else:
+        served = connect_model(
+            endpoint,
+            model=served_model,
+            api=api,
+            tokenizer=tokenizer,
+            concurrency=concurrency,
+            reward_model=reward_model,
+            base_model=base_model,
+            max_length=max_length,
+            trust_remote_code=trust_remote_code,
+        )
+        place = _place_on_server(served)
+    with place.opened() as model:
+        warn(model.warnings)
+        say(f"{len(table)} responses; {model.name} {place.describe(model)}")
+        with meter(place.unit) as progress:
+            scores = place.score(table, model, parts=parts, on_progress=progress.report)
     made_by = record_run(responses) | {
         "model": model.fingerprint(),
         "n_truncated": int(scores["truncated"].sum()),
         "libraries": library_versions(),
+        **place.provenance,
     }
     write_scores(scores, out, made_by=made_by, force=force)
     remove_parts(parts)
-    summary = _summarise(table, scores, meter)
+    summary = _summarise(table, scores, progress)
     if json:
         print_json({"reward_model": model.name, "out": out, **summary, "made_by": made_by})
-    _say_summary(summary, out)
+    _say_summary(summary, out, speed=f"{progress.per_second:,.0f} {place.unit}/s")
 
 
-def _choose_place(
-    load: Callable[[], Any], *, ray: str | None, n_workers: int | None, device: str | None
-) -> tuple[Any, Callable[..., "pl.DataFrame"]]:
-    """The model in a context, here or on a cluster, and the function that scores with it."""
-    if ray is None:
-        from charm_rm.models.scoring import score_responses
+@dataclass(frozen=True)
+class _Place:
+    """Where the model computes: what opens it there, and what scores with it."""
 
-        run = partial(score_responses, on_warning=lambda line: warn([line]))
-        return nullcontext(load()), run
+    opened: Callable[[], AbstractContextManager[Any]]
+    score: Callable[..., "pl.DataFrame"]
+    describe: Callable[[Any], str]
+    unit: str = "tokens"
+    provenance: dict[str, str] = field(default_factory=dict)
+
+
+def _place_here(load: Callable[[], Any], *, batch_tokens: int) -> _Place:
+    from charm_rm.models.scoring import score_responses
+
+    return _Place(
+        opened=lambda: nullcontext(load()),
+        score=partial(
+            score_responses, batch_tokens=batch_tokens, on_warning=lambda line: warn([line])
+        ),
+        describe=_say_device,
+    )
+
+
+def _place_on_cluster(
+    load: Callable[[], Any],
+    *,
+    address: str,
+    n_workers: int | None,
+    device: str | None,
+    batch_tokens: int,
+) -> _Place:
     from charm_rm.models.cluster_scoring import model_on_cluster, score_on_cluster
 
-    return model_on_cluster(load, address=ray, n_workers=n_workers, device=device), score_on_cluster
+    return _Place(
+        opened=partial(model_on_cluster, load, address=address, n_workers=n_workers, device=device),
+        score=partial(score_on_cluster, batch_tokens=batch_tokens),
+        describe=_say_device,
+    )
 
 
-def _absolute(model: str) -> str:
+def _place_on_server(served: Any) -> _Place:
+    from charm_rm.models.endpoint_scoring import score_at_endpoint
+
+    return _Place(
+        opened=lambda: nullcontext(served),
+        score=score_at_endpoint,
+        describe=lambda model: f"on {model.endpoint.url}, {model.kind}; {model.checked}",
+        unit=served.unit,
+        provenance={"server": served.kind, "checked": served.checked},
+    )
+
+
+def _say_device(model: Any) -> str:
+    return f"in {model.dtype} on {model.device}"
+
+
+def _absolute(model: str | None) -> str | None:
     """A directory by its whole path: workers start elsewhere. A hub id stays as it is."""
-    return str(Path(model).resolve()) if Path(model).is_dir() else model
-
-
-@dataclass
-class _Meter:
-    """Tokens of this run against the clock; what an earlier run did counts for nothing."""
-
-    show: Callable[["_Meter"], None]
-    started: float = 0.0
-    seconds: float = 0.0
-    first: int = 0
-    done: int = 0
-    total: int = 0
-
-    def report(self, done: int, total: int) -> None:
-        """Takes the state from `score_responses`, of which the first call is the start."""
-        if not self.started:
-            self.started, self.first = time.monotonic(), done
-        self.done, self.total, self.seconds = done, total, time.monotonic() - self.started
-        self.show(self)
-
-    @property
-    def tokens_per_second(self) -> float:
-        return (self.done - self.first) / self.seconds if self.seconds else 0.0
-
-
-@contextmanager
-def _meter() -> Iterator[_Meter]:
-    """Progress by tokens: a bar on a terminal, elsewhere a line a minute."""
-    console = words()
-    if not console.is_terminal:
-        yield _Meter(show=_line_a_minute())
-        return
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[speed]:,.0f} tokens/s, left"),
-        # Chunks take seconds: a short memory would see too few of them.
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, speed_estimate_period=300, transient=True) as progress:
-        task = progress.add_task("", total=None, speed=0.0, start=False)
-
-        def show(meter: _Meter) -> None:
-            if meter.done == meter.first:
-                progress.reset(task, total=meter.total, completed=meter.done, speed=0.0)
-            progress.update(
-                task, total=meter.total, completed=meter.done, speed=meter.tokens_per_second
-            )
-
-        yield _Meter(show=show)
-
-
-def _line_a_minute() -> Callable[[_Meter], None]:
-    next_line = 0.0
-
-    def show(meter: _Meter) -> None:
-        nonlocal next_line
-        if meter.seconds < next_line:
-            return
-        next_line = meter.seconds + SECONDS_BETWEEN_LINES
-        line = f"{meter.done:,} of {meter.total:,} tokens"
-        if speed := meter.tokens_per_second:
-            minutes = (meter.total - meter.done) / speed / 60
-            line += f", {speed:,.0f} tokens/s, about {minutes:,.0f} minutes left"
-        say(line)
-
-    return show
+    return str(Path(model).resolve()) if model is not None and Path(model).is_dir() else model
 
 
 def _check_output(out: str, *, force: bool, inputs: list[str]) -> Path:
@@ -253,7 +279,7 @@ def _choose_policies(table: "pl.DataFrame", wanted: list[str] | None) -> "pl.Dat
 
 
 def _summarise(
-    responses: "pl.DataFrame", scores: "pl.DataFrame", meter: _Meter
+    responses: "pl.DataFrame", scores: "pl.DataFrame", meter: Meter
 ) -> dict[str, int | float]:
     return {
         "n_responses": len(scores),
@@ -262,15 +288,15 @@ def _summarise(
         "n_tokens": int(scores["n_tokens"].sum()),
         "n_truncated": int(scores["truncated"].sum()),
         "n_empty": int((responses["response"].str.strip_chars() == "").sum()),
-        "n_tokens_this_run": meter.done - meter.first,
+        f"n_{meter.unit}_this_run": meter.done - meter.first,
         "seconds": round(meter.seconds, 3),
-        "tokens_per_second": round(meter.tokens_per_second, 1),
+        f"{meter.unit}_per_second": round(meter.per_second, 1),
     }
 
 
-def _say_summary(summary: dict[str, int | float], out: str) -> None:
+def _say_summary(summary: dict[str, int | float], out: str, *, speed: str) -> None:
     say(
         f"wrote {out}: {summary['n_responses']:,} scores of {summary['n_policies']:,} policies, "
-        f"{summary['n_tokens']:,} tokens, {summary['tokens_per_second']:,.0f} tokens/s, "
+        f"{summary['n_tokens']:,} tokens, {speed}, "
         f"{summary['n_truncated']:,} truncated, {summary['n_empty']:,} empty"
     )
