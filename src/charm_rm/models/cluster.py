@@ -251,8 +251,8 @@ def map_chunks(
         batch_size=1,  # a chunk is a row, of one block
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=min(workers.n, len(chunks))),
-        num_cpus=workers.cpus,
-        num_gpus=workers.gpus,
+        num_cpus=None if workers.gpus else workers.cpus,  # with a GPU, Ray Data adds the core
+        num_gpus=workers.gpus or None,
     )
     with _one_line():
         for block in mapped.iter_batches(batch_size=None, batch_format="pyarrow"):
