@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -75,17 +76,18 @@ def test_the_bundled_model_scores_real_texts_alike_in_any_batch(
 
 
 def real_conversations(shared: Path) -> list[list[dict[str, str]]]:
-    """Nine AlpacaEval outputs, four near in length so that they share a batch, one too long."""
+    """Nine AlpacaEval outputs, some near in length so that they share a batch, one too long."""
     responses = read_responses([shared / "data/alpaca_eval/outputs.parquet"])
-    by_length = responses.with_columns(pl.col("response").str.len_chars().alias("n")).sort("n")
+    bundled = pl.read_parquet(str(files("charm_rm.data") / "snapshots" / "demo_scores.parquet"))
+    lengths = bundled.select("prompt_id", "policy", "n_tokens").sort("n_tokens", "prompt_id")
     some = pl.concat(
         [
-            by_length.filter(pl.col("n") >= least).head(n)
-            for least, n in [(40, 2), (300, 4), (900, 2)]
+            lengths.filter(pl.col("n_tokens") >= least).head(n)
+            for least, n in [(40, 2), (150, 4), (400, 2), (2049, 1)]
         ]
-        + [by_length.tail(1)]
     )
-    return [conversation(row) for row in some.iter_rows(named=True)]
+    both = responses.join(some, on=["prompt_id", "policy"], maintain_order="right")
+    return [conversation(row) for row in both.iter_rows(named=True)]
 
 
 @pytest.mark.parametrize("dtype", BOUNDS)

@@ -282,13 +282,6 @@ def test_torn_weights_are_refused(make: MakeModel) -> None:
         load(path.parent)
 
 
-def test_an_adapter_is_refused(make: MakeModel) -> None:
-    folder = make()
-    (folder / "adapter_config.json").write_text("{}")
-    with pytest.raises(DataError, match="is an adapter; merge it"):
-        load(folder)
-
-
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [

@@ -13,8 +13,11 @@ from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 from charm_rm.data.tables import DataError
+from charm_rm.models.adapters import adapter_base
 from charm_rm.models.known_models import RewardModelSpec, find_row
 from charm_rm.models.model_files import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
     find_folder,
     load_config,
     load_tokenizer,
@@ -23,7 +26,7 @@ from charm_rm.models.model_files import (
     tensor_shapes,
     weight_files,
 )
-from charm_rm.models.reward_models import load_reward_model
+from charm_rm.models.reward_models import find_source, load_reward_model
 from charm_rm.models.scoring import RewardModel
 
 Status = Literal["pass", "warn", "fail"]
@@ -120,15 +123,26 @@ def open_case(name: str, *, base_model: str | None = None, **loading: Any) -> Ca
             faults[part] = f"{name}: {type(error).__name__}: {reason(error)}"
         return None
 
-    config = attempt("config", lambda: load_config(folder, **trusted))
-    base_name = base_model or getattr(config, "base_model_name_or_path", None)
-    found = attempt("base", lambda: find_folder(base_name, **trusted)) if base_name else None
+    config = base_name = None
+    adapter = (folder / ADAPTER_CONFIG).is_file()
+    if adapter:
+        base_name = base_model or attempt("config", lambda: adapter_base(folder))
+    else:
+        config = attempt("config", lambda: load_config(folder, **trusted))
+        base_name = base_model or getattr(config, "base_model_name_or_path", None)
+    found = attempt("base", lambda: find_folder(str(base_name), **trusted)) if base_name else None
     base = found[0] if found else None
+    if adapter and base is not None:
+        source = attempt("config", lambda: find_source(name, base_model=str(base), **trusted))
+        config = source.config if source else None
+        if row is None and loading.get("like") is None:
+            row, spec = find_row(str(base_name))
     tokenizer = attempt("tokenizer", lambda: load_tokenizer(folder, base, **trusted))
     template = None
     if tokenizer is not None:
         template = attempt("template", lambda: read_template(folder, tokenizer, row=spec.template))
-    files = attempt("weights", lambda: weight_files(folder)) or ()
+    own_files = (lambda: (folder / ADAPTER_WEIGHTS,)) if adapter else lambda: weight_files(folder)
+    files = attempt("weights", own_files) or ()
     base_files = (attempt("base", lambda: weight_files(base)) if base else None) or ()
     return Case(
         name=name,

@@ -8,7 +8,7 @@ import torch
 from charm_rm.data.tables import DataError
 from charm_rm.models.doctor import Case, Check, Finding, split_fault
 from charm_rm.models.heads import HEAD_KINDS
-from charm_rm.models.model_files import read_tensors
+from charm_rm.models.model_files import ADAPTER_CONFIG, read_tensors
 from charm_rm.models.reward_models import find_source, load_head
 
 ACTIVATIONS = ("sigmoid", "softmax", "tanh")
@@ -47,6 +47,8 @@ def _check_head(case: Case) -> Finding | None:
     if case.config is None or not case.shapes:
         return None
     head = case.model.head if case.model else None
+    if head is None and (case.folder / ADAPTER_CONFIG).is_file():
+        return Finding("head", "fail", *split_fault(case.faults["model"]))
     if head is None:
         source = find_source(str(case.folder), base_model=str(case.base) if case.base else None)
         try:
@@ -55,9 +57,9 @@ def _check_head(case: Case) -> Finding | None:
             return Finding("head", "fail", *split_fault(str(error)))
     rule = HEAD_KINDS[head.kind]
     stored = [
-        f"{name} {' x '.join(map(str, shape))} {precision}"
-        for name, (shape, precision) in case.shapes.items()
-        if name in rule.needs
+        f"{name} {' x '.join(map(str, head.tensors[name].shape))} "
+        f"{case.shapes.get(name, ((), 'merged'))[1]}"
+        for name in rule.needs
     ]
     return Finding("head", "pass", f"{rule.about}: {', '.join(stored)}; computed in float32")
 

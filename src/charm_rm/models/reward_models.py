@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from charm_rm.data.tables import DataError
+from charm_rm.models.adapters import adapter_base, adapter_files, load_adapter
 from charm_rm.models.choices import DTYPES, choose_device, choose_dtype, choose_max_length
 from charm_rm.models.encoding import end_of_prompt_ids, expects_bos, find_input_faults
 from charm_rm.models.heads import HEAD_KINDS, Head, choose_head
@@ -36,12 +37,14 @@ from charm_rm.models.scoring import RewardModel
 
 @dataclass(frozen=True)
 class _Source:
-    """Where the parts of a model come from."""
+    """Where the parts of a model come from; ``row`` is that of an adapter's base."""
 
     folder: Path
     base: Path | None
     config: Any
     revision: str | None
+    adapter: bool = False
+    row: str | None = None
 
 
 def load_reward_model(
@@ -62,7 +65,8 @@ def load_reward_model(
     Args:
         name: A local directory or a hub id. The directory may hold the trained part alone (the
             head, and any layers that were trained): its configuration, ``model.safetensors`` and,
-            if it needs its own, ``chat_template.jinja``; everything else comes from the base.
+            if it needs its own, ``chat_template.jinja``; everything else comes from the base. Or
+            it is an adapter (LoRA), which is merged into its base and read by its base's row.
         base_model: Directory or hub id of the base of such a part; by default what the
             configuration names as ``base_model_name_or_path``.
         like: Hub id of a known reward model, by whose row this one is read; by default its own.
@@ -91,17 +95,25 @@ def load_reward_model(
         ...
         charm_rm.data.tables.DataError: ./no-such-model: no such directory, nor a hub id; check it
     """
-    spec = find_spec(name, like=like)
+    find_spec(name, like=like)
     source = find_source(
         name, base_model=base_model, trust_remote_code=trust_remote_code, revision=revision
     )
+    spec = find_spec(name, like=like or source.row)
     tokenizer = load_tokenizer(source.folder, source.base, trust_remote_code=trust_remote_code)
     template = read_template(source.folder, tokenizer, row=spec.template)
     suffix = find_suffix(tokenizer, spec, where=name)
     max_length = choose_max_length(max_length, source.config, spec, n_reserved=len(suffix))
     where, dtype = choose_device(device), choose_dtype(dtype, choose_device(device))
-    head = load_head(source, spec, where=name)
-    backbone, files = _load_weights(source, head, DTYPES[dtype], trust_remote_code)
+    head: Head
+    if source.adapter and source.base is not None:
+        files = adapter_files(source.folder, source.base)
+        backbone, head = load_adapter(
+            source.folder, source.base, source.config, dtype=DTYPES[dtype]
+        )
+    else:
+        head = load_head(source, spec, where=name)
+        backbone, files = _load_weights(source, head, DTYPES[dtype], trust_remote_code)
     require_vocabulary(tokenizer, backbone, where=name)
     backbone = backbone.to(where).eval()
     bos = spec.bos if spec.bos is not None else expects_bos(tokenizer, template=template)
@@ -182,13 +194,18 @@ def find_source(
     """
     folder, commit = find_folder(name, revision=revision, trust_remote_code=trust_remote_code)
     if (folder / ADAPTER_CONFIG).is_file():
-        raise DataError(f"{folder}: is an adapter; merge it into its base model first")
+        adapted = base_model or adapter_base(folder)
+        base, _ = find_folder(adapted, trust_remote_code=trust_remote_code)
+        config = load_config(base, trust_remote_code=trust_remote_code)
+        config.num_labels = 1
+        row, _ = find_row(adapted)
+        return _Source(folder, base, config, commit, adapter=True, row=row)
     config = load_config(folder, trust_remote_code=trust_remote_code)
     base_name = base_model or getattr(config, "base_model_name_or_path", None)
-    base = None
-    if base_name is not None:
-        base, _ = find_folder(base_name, trust_remote_code=trust_remote_code)
-    return _Source(folder=folder, base=base, config=config, revision=commit)
+    if base_name is None:
+        return _Source(folder, None, config, commit)
+    base, _ = find_folder(base_name, trust_remote_code=trust_remote_code)
+    return _Source(folder, base, config, commit)
 
 
 def load_head(source: _Source, spec: RewardModelSpec, *, where: str) -> Head:
