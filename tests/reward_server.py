@@ -232,7 +232,10 @@ def _handler(server: RewardServer) -> type[BaseHTTPRequestHandler]:
             return self.answer(200, {"object": "list", "data": [card]})
 
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            content = self.rfile.read(int(self.headers["Content-Length"]))
+            if len(content) < int(self.headers["Content-Length"]):
+                return None  # the client was killed while it wrote
+            body = json.loads(content)
             server.keys.append(self.headers.get("Authorization"))
             if self.path not in server.routes:
                 return self.answer(404, {"detail": "Not Found"})

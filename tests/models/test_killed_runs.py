@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
-import pytest
 from reward_server import RewardServer, serve
 from transformers import PreTrainedTokenizerFast
 
@@ -101,28 +100,28 @@ def run_and_kill(arguments: list[str], *, most_seconds: float, log: Path) -> dic
     return result
 
 
-@pytest.fixture
-def outputs(tmp_path: Path) -> Path:
-    """600 different responses of two policies."""
+def write_outputs(path: Path, *, n_prompts: int) -> Path:
+    """Different responses of two policies to each prompt."""
     rows = [
         {
             "prompt_id": f"p{number}",
             "prompt": f"hello w{number % 40} w{number // 40}",
             "policy": policy,
-            "response": " ".join([policy and "hello", *["world"] * (number % 20)]),
+            "response": " ".join(["hello", *["world"] * (number % 20)]),
         }
-        for number in range(300)
+        for number in range(n_prompts)
         for policy in ("a", "b")
     ]
     for row in rows[1::2]:
         row["response"] = f"kind {row['response']}"
-    write_table(pl.DataFrame(rows), tmp_path / "outputs.parquet")
-    return tmp_path / "outputs.parquet"
+    write_table(pl.DataFrame(rows), path)
+    return path
 
 
 def test_a_local_run_killed_twenty_times_ends_as_an_uninterrupted_one(
-    charm: Callable[..., tuple[int, str, str]], make: MakeModel, outputs: Path, tmp_path: Path
+    charm: Callable[..., tuple[int, str, str]], make: MakeModel, tmp_path: Path
 ) -> None:
+    outputs = write_outputs(tmp_path / "outputs.parquet", n_prompts=300)
     common = ["score", str(outputs), "--reward-model", str(make()), "--dtype", "float32"]
     out, whole, log = tmp_path / "out.parquet", tmp_path / "whole.parquet", tmp_path / "log"
     run_and_kill([*common, "--batch-tokens", "60", "--out", str(out)], most_seconds=0.08, log=log)
@@ -138,11 +137,11 @@ def test_a_local_run_killed_twenty_times_ends_as_an_uninterrupted_one(
 
 
 def test_a_run_on_a_server_killed_twenty_times_ends_as_an_uninterrupted_one(
-    outputs: Path,
     tokenizer_of: Callable[[str], PreTrainedTokenizerFast],
     charm: Callable[..., tuple[int, str, str]],
     tmp_path: Path,
 ) -> None:
+    outputs = write_outputs(tmp_path / "outputs.parquet", n_prompts=600)
     tokenizer_of("llama").save_pretrained(tmp_path / "tokenizer")
     rules = load_text_rules(str(tmp_path / "tokenizer"))
     expected = {
@@ -151,10 +150,10 @@ def test_a_run_on_a_server_killed_twenty_times_ends_as_an_uninterrupted_one(
     }
     concurrency, per_request = 4, 8
     out, whole = tmp_path / "out.parquet", tmp_path / "whole.parquet"
-    with serve(RewardServer(delay=0.05)) as server:
+    with serve(RewardServer(delay=0.1)) as server:
         common = ["score", str(outputs), "--endpoint", server.url, "--model", "rm"]
         common += ["--tokenizer", str(tmp_path / "tokenizer"), "--concurrency", str(concurrency)]
-        run_and_kill([*common, "--out", str(out)], most_seconds=0.25, log=tmp_path / "log")
+        run_and_kill([*common, "--out", str(out)], most_seconds=0.2, log=tmp_path / "log")
         scored = Counter({ids: n for ids, n in server.seen.items() if ids in expected})
         assert charm(*common, "--out", whole)[0] == 0
     assert pl.read_parquet(out).equals(pl.read_parquet(whole))
