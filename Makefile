@@ -42,6 +42,7 @@ lint: .venv/.full
 
 bench: .venv/.full
 	$(BIN)/python benchmarks/bench.py
+	$(BIN)/python benchmarks/baselines.py
 
 clean:
 	rm -rf .venv .venv-core charm-demo .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist

@@ -142,6 +142,77 @@ def test_cross_validation_prints_a_table_and_writes_nothing(charm: Run, tmp_path
     assert sorted(tmp_path.iterdir()) == before
 
 
+def write_labels(folder: Path) -> None:
+    """Preference pairs of the first policy against the second; two in five go to the second."""
+    rows = [(f"p{i:03d}", *((SIMPO, MINI) if i % 5 < 3 else (MINI, SIMPO))) for i in range(60)]
+    names = ["prompt_id", "chosen_policy", "rejected_policy"]
+    pl.DataFrame(rows, schema=names, orient="row").write_csv(folder / "labels.csv")
+
+
+def test_a_temperature_from_labels_is_said_used_and_recorded(charm: Run, tmp_path: Path) -> None:
+    write_labels(tmp_path)
+    labelled = ("--temperature-from", "labels.csv")
+    audit = charm("audit", "scores.parquet", "--reference", MINI, *labelled, "--json")
+    document = json.loads(audit.stdout)
+    fit = document["temperature_fit"]
+    assert document["temperature"] == fit["temperature"] != 1.0
+    assert (fit["n_labels"], fit["n_prompts"], fit["n_unscored"]) == (60, 60, 0)
+    assert audit.stderr.startswith(f"temperature {fit['temperature']:.4g} score points per unit")
+    made = charm(*CALIBRATE, *labelled, "--out", "o.json", "--json")
+    written = json.loads((tmp_path / "o.json").read_text(encoding="utf-8"))
+    assert json.loads(made.stdout) == written
+    assert written["temperature"] == written["made_by"]["temperature_fit"]["temperature"]
+    assert "labels.csv" in written["made_by"]["inputs"]
+    held = json.loads(charm(*CALIBRATE, *labelled, "--cross-validate", "3", "--json").stdout)
+    assert held["temperature"] == 1.0
+    assert held["temperature_fit"] == fit
+    assert "temperature, one offset" in [row["method"] for row in held["rows"]]
+    shown = charm(*CALIBRATE, *labelled, "--cross-validate", "3").stdout
+    assert "Temperature: fitted to the labels of the other parts" in shown
+
+
+def test_corrections_of_every_score_hand_on_to_audit_and_pairs(charm: Run) -> None:
+    made = charm(*CALIBRATE, "--method", "z-score", "--out", "z.parquet")
+    assert made.returncode == 0, made.stderr
+    assert "the other policies: mean Mismatch Degree" in made.stderr
+    assert "wrote z.parquet: scores of 'toy-rm, z-scores'" in made.stderr
+    audit = json.loads(charm("audit", "z.parquet", "--reference", MINI, "--json").stdout)
+    assert audit["reward_model"] == "toy-rm, z-scores"
+    pairs = ("pairs", "z.parquet", "--policy", SIMPO, "--policy", MINI, "--json")
+    both = [charm(*pairs, "--out", "a.jsonl"), charm(*pairs, "--uncalibrated", "--out", "b.jsonl")]
+    flipped = [json.loads(result.stdout)["n_flipped"] for result in both]
+    assert flipped[0] > flipped[1] == 0
+    length = (*CALIBRATE, "--method", "length", "--out", "l.csv", "--json")
+    assert "no column 'n_tokens', so no lengths" in refused(charm(*length))
+    document = json.loads(charm(*length, "--responses", "responses.parquet").stdout)
+    assert document["out"] == "l.csv"
+    assert document["before"]["signed_mismatch"] != document["after"]["signed_mismatch"]
+    assert set(document["made_by"]["inputs"]) == {"scores.parquet", "responses.parquet"}
+
+
+def test_pairs_of_raw_scores_must_be_asked_for(charm: Run) -> None:
+    pairs = ("pairs", "scores.parquet", "--out", "p.jsonl")
+    assert "give --offsets, or --uncalibrated" in refused(charm(*pairs))
+    assert charm(*pairs, "--uncalibrated").returncode == 0
+
+
+def test_the_closed_form_writes_an_offsets_file(charm: Run, tmp_path: Path) -> None:
+    made = charm(*CALIBRATE, "--method", "probit", "--out", "o.json")
+    assert made.returncode == 0, made.stderr
+    assert json.loads((tmp_path / "o.json").read_text(encoding="utf-8"))["method"] == "probit"
+    pairs = charm("pairs", "scores.parquet", "--offsets", "o.json", "--out", "p.jsonl")
+    assert pairs.returncode == 0, pairs.stderr
+
+
+def test_calibrate_can_leave_out_what_has_no_elo(charm: Run, tmp_path: Path) -> None:
+    write_bad_inputs(tmp_path)
+    joint = ("calibrate", "unrated.parquet", "--joint", "--reference", MINI, "--out", "o.json")
+    assert "--rated-only to leave it out" in refused(charm(*joint))
+    result = charm(*joint, "--rated-only", "--json")
+    assert len(json.loads(result.stdout)["offsets"]) == 2
+    assert "left out, without Elo: my-model" in result.stderr
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -151,11 +222,21 @@ def test_cross_validation_prints_a_table_and_writes_nothing(charm: Run, tmp_path
         ("--joint", "--over-valued", SIMPO),
         ("--joint", "--by", "topic"),
         ("--joint", "--win-rate", "hard"),
+        ("--joint", "--method", "probit"),
+        ("--over-valued", SIMPO, "--by", "topic", "--method", "z-score"),
+        ("--over-valued", SIMPO, "--method", "z-score"),
+        ("--over-valued", SIMPO, "--out", "scores.csv"),
+        ("--over-valued", SIMPO, "--temperature", "2", "--temperature-from", "labels.csv"),
+        (
+            *("--over-valued", SIMPO, "--method", "length", "--out", "l.csv"),
+            *("--temperature-from", "labels.csv"),
+        ),
     ],
 )
 def test_options_that_contradict_each_other_are_wrong_usage(
-    charm: Run, options: tuple[str, ...]
+    charm: Run, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
+    write_labels(tmp_path)
     result = charm("calibrate", "scores.parquet", "--reference", MINI, "--out", "o.json", *options)
     assert result.returncode == 2
 

@@ -11,7 +11,7 @@ from charm_rm.calibrate import PairedMargins, describe_offset, pair_policies
 from charm_rm.core.categories import solve_category_offsets
 from charm_rm.core.elo import elo_standard_error
 from charm_rm.core.joint import JointOffsets, solve_joint_offsets
-from charm_rm.core.significance import normal_interval
+from charm_rm.core.significance import student_interval
 from charm_rm.core.uncertainty import joint_offset_standard_errors
 from charm_rm.core.win_rates import Floats, WinRateKind
 from charm_rm.data.arena import EloTable, require_ratings
@@ -100,7 +100,7 @@ def calibrate_categories(
         group = found.group_of[code]
         rows = found.group_of[codes] == group
         part = replace(pair, margins=pair.margins[rows], prompts=pair.prompts[rows])
-        ends = normal_interval(found.offsets[group], standard_error=found.standard_errors[group])
+        ends = student_interval(found.offsets[group], standard_error=found.standard_errors[group])
         entries.append(
             describe_offset(
                 part,
@@ -184,7 +184,7 @@ def calibrate_jointly(
         temperature=temperature,
     )
     errors = _joint_errors(matrix, ratings, found)
-    low, high = normal_interval(found.offsets, standard_error=errors)
+    low, high = student_interval(found.offsets, standard_error=errors)
     entries = [
         describe_offset(
             pair_policies(scores, elo, over_valued=policy, reference=reference),

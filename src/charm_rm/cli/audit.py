@@ -8,20 +8,21 @@ from charm_rm.cli.console import page, print_json, say, warn
 from charm_rm.cli.options import (
     By,
     Json,
+    RatedOnly,
     Resamples,
     Scores,
     Seed,
     Temperature,
+    TemperatureFrom,
     WinRate,
     WinRateOption,
+    choose_temperature,
+    keep_rated,
 )
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from charm_rm.audit import Audit, PolicyAudit
     from charm_rm.compare import CategoryAudits, EloChanges
-    from charm_rm.data.arena import EloTable
 
 
 def audit(
@@ -41,11 +42,10 @@ def audit(
         ),
     ] = None,
     win_rate: WinRateOption = WinRate.SIGMOID,
-    temperature: Temperature = 1.0,
+    temperature: Temperature = None,
+    temperature_from: TemperatureFrom = None,
     by: By = None,
-    rated_only: Annotated[
-        bool, typer.Option("--rated-only", help="Leave out policies that have no Elo.")
-    ] = False,
+    rated_only: RatedOnly = False,
     resamples: Resamples = 1000,
     seed: Seed = 0,
     json: Json = False,
@@ -63,8 +63,9 @@ def audit(
     if len(tables) > 2 or (len(tables) == 2 and by is not None):
         raise typer.BadParameter("at most two, and one together with --by", param_hint="--elo")
     table = read_scores(scores, by=by or "category")
-    table = _rated(table, tables) if rated_only else table
-    settings: dict[str, Any] = {"win_rate": win_rate.value, "temperature": temperature}
+    table = keep_rated(table, tables) if rated_only else table
+    chosen, fitted = choose_temperature(table, temperature, temperature_from)
+    settings: dict[str, Any] = {"win_rate": win_rate.value, "temperature": chosen}
     drawn: dict[str, Any] = {"n_resamples": resamples, "seed": seed}
     result: Audit | CategoryAudits | EloChanges
     if by is not None:
@@ -75,17 +76,10 @@ def audit(
         if len(tables) == 2:
             result = compare_elo(table, *tables, reference=result.reference, **settings)
     if json:
-        print_json(result.to_json())
+        fit = {"temperature_fit": fitted.to_json()} if fitted else {}
+        print_json(result.to_json() | fit)
     else:
         _print(result)
-
-
-def _rated(table: "pl.DataFrame", tables: "list[EloTable]") -> "pl.DataFrame":
-    """The scores of policies that every table rates; the others are named."""
-    rated = set.intersection(*(set(elo.models) for elo in tables))
-    unrated = sorted(set(table["policy"]) - rated)
-    say(f"left out, without Elo: {', '.join(unrated) or 'none'}")
-    return table.filter(~table["policy"].is_in(unrated))
 
 
 def _print(result: "Audit | CategoryAudits | EloChanges") -> None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import brentq
 
-from charm_rm.core.offsets import solve_hard_offset, solve_offset
+from charm_rm.core.offsets import reach_win_rate
 from charm_rm.core.uncertainty import Codes, offset_standard_error
 from charm_rm.core.win_rates import Floats, WinRateKind, check_margins, wins
 
@@ -226,10 +226,7 @@ def _solve_root(
     min_prompts: int,
 ) -> _Root:
     """Root of Eq. 4 on some rows, with what its error is made of."""
-    if kind == "hard":
-        offset = solve_hard_offset(margins, target)
-    else:
-        offset = solve_offset(margins, target, temperature=temperature)
+    offset = reach_win_rate(margins, target, kind=kind, temperature=temperature)
     n_prompts = np.unique(prompts).size
     if n_prompts < min_prompts:
         return _Root(offset, np.nan, 0.0, n_prompts)

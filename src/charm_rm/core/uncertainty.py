@@ -18,7 +18,7 @@ from charm_rm.core.joint_fit import (
     pose_problem,
     squared_error,
 )
-from charm_rm.core.offsets import solve_hard_offset, solve_offset
+from charm_rm.core.offsets import reach_win_rate, solve_hard_offset
 from charm_rm.core.win_rates import Floats, WinRateKind, check_margins, soft_wins, wins
 
 Codes = NDArray[np.integer]
@@ -54,7 +54,40 @@ def mean_covariance(values: Floats, *, prompts: Codes | None = None) -> Floats:
     if np.any(n_known == 0):
         raise ValueError(f"column {int(np.argmin(n_known))} holds no value, so it has no mean")
     mean = np.where(known, table, 0.0).sum(axis=0) / n_known
-    return _clustered(np.where(known, (table - mean) / n_known, 0.0), prompts)
+    return clustered_covariance(np.where(known, (table - mean) / n_known, 0.0), prompts)
+
+
+def clustered_covariance(influence: Floats, prompts: Codes | None = None) -> Floats:
+    """Covariance of column sums whose rows belong to prompts: G/(G-1) sum_g e_g e_g^T.
+
+    Args:
+        influence: What each row adds to the sums, shape (n_rows, n_columns); in expectation 0.
+        prompts: Which prompt each row belongs to, as for `mean_covariance`.
+
+    Returns:
+        Covariances, shape (n_columns, n_columns).
+
+    Raises:
+        ValueError: If ``prompts`` has another length, or there are fewer than two prompts.
+
+    Example:
+        >>> clustered_covariance(np.array([[1.0], [1.0], [-2.0]]), np.array([0, 0, 1]))
+        array([[16.]])
+    """
+    sums = influence
+    if prompts is not None:
+        if np.shape(prompts) != influence.shape[:1]:
+            raise ValueError(
+                f"one prompt code per row is needed: {len(influence)} rows, "
+                f"codes of shape {np.shape(prompts)}"
+            )
+        codes = np.unique(prompts, return_inverse=True)[1]
+        sums = np.zeros((int(codes.max(initial=-1)) + 1, influence.shape[1]))
+        np.add.at(sums, codes, influence)
+    n_prompts = len(sums)
+    if n_prompts < 2:
+        raise ValueError(f"a standard error needs at least two prompts, got {n_prompts}")
+    return np.asarray(n_prompts / (n_prompts - 1) * (sums.T @ sums))
 
 
 def win_rate_standard_error(
@@ -196,10 +229,7 @@ def offset_standard_error(
         >>> round(offset_standard_error(np.array([1.0, 2.0, 3.0, 4.0]), 0.5), 3)
         0.723
     """
-    if kind == "hard":
-        offset = solve_hard_offset(margins, target)
-    else:
-        offset = solve_offset(margins, target, temperature=temperature)
+    offset = reach_win_rate(margins, target, kind=kind, temperature=temperature)
     moved = np.asarray(margins, dtype=np.float64) + offset
     own = win_rate_standard_error(moved, kind=kind, temperature=temperature, prompts=prompts)
     error = float(np.hypot(own, target_error))
@@ -259,7 +289,7 @@ def joint_offset_standard_errors(
     """
     problem = pose_problem(scores, elo, temperature=temperature, min_shared=min_shared)
     at = np.asarray(offsets, dtype=np.float64) / temperature
-    noise = _clustered(_gradient_influence(problem, at), prompts)
+    noise = clustered_covariance(_gradient_influence(problem, at), prompts)
     if elo_covariance is not None:
         rate = problem.expected
         by_elo = np.log(10.0) / ELO_SCALE * rate * (1.0 - rate)
@@ -314,24 +344,6 @@ def correlation_standard_error(
         by_other = (a - r * b) / (y.size * y.std())
         variance += by_other @ other_covariance @ by_other
     return float(np.sqrt(variance))
-
-
-def _clustered(influence: Floats, prompts: Codes | None) -> Floats:
-    """Covariance of column sums whose rows belong to prompts: G/(G-1) sum_g e_g e_g^T."""
-    sums = influence
-    if prompts is not None:
-        if np.shape(prompts) != influence.shape[:1]:
-            raise ValueError(
-                f"one prompt code per row is needed: {len(influence)} rows, "
-                f"codes of shape {np.shape(prompts)}"
-            )
-        codes = np.unique(prompts, return_inverse=True)[1]
-        sums = np.zeros((int(codes.max(initial=-1)) + 1, influence.shape[1]))
-        np.add.at(sums, codes, influence)
-    n_prompts = len(sums)
-    if n_prompts < 2:
-        raise ValueError(f"a standard error needs at least two prompts, got {n_prompts}")
-    return np.asarray(n_prompts / (n_prompts - 1) * (sums.T @ sums))
 
 
 def _gradient_influence(problem: JointProblem, offsets: Floats) -> Floats:

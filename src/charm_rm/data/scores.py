@@ -26,7 +26,12 @@ SCORE_SCHEMA = {
 }
 UNNAMED = "unnamed"
 MIN_PROMPTS = 30  # fewer say nothing about a win rate
-OPTIONAL = {"category": pl.String, "n_tokens": pl.Int64, "truncated": pl.Boolean}
+OPTIONAL = {
+    "category": pl.String,
+    "n_tokens": pl.Int64,
+    "truncated": pl.Boolean,
+    "raw_score": pl.Float64,  # of calibrated scores: what the reward model gave
+}
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class ScoreMatrix:
     Attributes:
         policies: Names of the columns, length n_policies.
         prompt_ids: Prompt of each row, length n_rows.
+        samples: Number of the sample of each row, length n_rows.
         values: Score points, shape (n_rows, n_policies); NaN where a policy has no response.
         prompts: Which distinct prompt each row belongs to, 0 to n_prompts - 1, shape (n_rows,):
             the bootstrap draws prompts, and takes all samples of one together.
@@ -43,6 +49,7 @@ class ScoreMatrix:
 
     policies: tuple[str, ...]
     prompt_ids: tuple[str, ...]
+    samples: tuple[int, ...]
     values: NDArray[np.float64]
     prompts: NDArray[np.int64]
 
@@ -63,7 +70,7 @@ def read_scores(paths: Iterable[str | Path], *, by: str = "category") -> pl.Data
     Args:
         paths: Files that `charm_rm.data.tables.read_table` reads, with columns ``prompt_id, policy,
             score`` and, if there, ``sample`` (else 0), ``reward_model`` (else "unnamed"),
-            ``category, n_tokens, truncated``.
+            ``category, n_tokens, truncated, raw_score``.
         by: Column that is read as the ``category`` of a row; any other than ``category`` must be
             there.
 
@@ -171,6 +178,7 @@ def score_matrix(scores: pl.DataFrame, policies: Sequence[str] | None = None) ->
     return ScoreMatrix(
         policies=tuple(wanted),
         prompt_ids=tuple(rows["prompt_id"]),
+        samples=tuple(rows["sample"]),
         values=values,
         prompts=rows["prompt_id"].rle_id().cast(pl.Int64).to_numpy(),
     )
