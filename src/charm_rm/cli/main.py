@@ -7,12 +7,14 @@ import typer
 
 from charm_rm.cli.audit import audit
 from charm_rm.cli.calibrate import calibrate
-from charm_rm.cli.console import MissingExtraError, fail
+from charm_rm.cli.console import MissingExtraError, fail, flush_output, reopen_streams, say
 from charm_rm.cli.demo import demo
 from charm_rm.cli.elo import elo
 from charm_rm.cli.pairs import pairs
 from charm_rm.cli.score import score
 from charm_rm.cli.selftest import selftest
+
+INTERRUPTED = 130  # status after Ctrl-C, which shells and typer give
 
 app = typer.Typer(
     name="charm",
@@ -47,9 +49,16 @@ def _options(
 
 
 def main() -> None:
-    """Entry point: every foreseen error ends as one line and status 1, usage errors as 2."""
+    """Entry point: every foreseen error ends as one line and status 1, usage errors as 2.
+
+    A reader of standard output that goes away hears no more, and Ctrl-C is one line.
+    """
+    reopen_streams()
+    status: str | int | None = 0
     try:
         app()
+    except SystemExit as end:
+        status = end.code
     except (ValueError, OSError, MissingExtraError) as error:
         fail(error)
     except Exception as error:
@@ -57,3 +66,12 @@ def main() -> None:
         if type(error).__module__.partition(".")[0] != "polars":
             raise
         fail(error)
+    if status == INTERRUPTED:
+        say("interrupted")
+    try:
+        flush_output()
+    except BrokenPipeError:
+        sys.exit(status or 1)
+    except OSError as error:
+        fail(error)
+    sys.exit(status)

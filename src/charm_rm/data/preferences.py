@@ -21,6 +21,7 @@ from charm_rm.data.tables import (
     read_table,
     refuse_existing,
     require_columns,
+    require_number_columns,
     require_plain_columns,
     write_table,
 )
@@ -84,7 +85,8 @@ def _read_labels(name: str) -> pl.DataFrame:
             f"{name}: no labelled pairs: neither {', '.join(PAIRS)}, nor {', '.join(JUDGED)}, nor "
             f"{', '.join(VOTES)}, winner; it has {', '.join(raw.columns)}"
         )
-    require_plain_columns(raw, ("prompt_id", "sample", *layout), where=name)
+    require_plain_columns(raw, ("prompt_id", *layout), where=name)
+    require_number_columns(raw, ("sample", "preference"), where=name)
     sample = pl.col("sample") if "sample" in raw.columns else pl.lit(0)
     frame = raw.select(
         _label_prompts(raw, where=name),

@@ -12,7 +12,13 @@ from typing import Any
 import polars as pl
 
 from charm_rm.data.prompts import Message, as_messages, prompt_digest
-from charm_rm.data.tables import DataError, read_table, require_columns, require_plain_columns
+from charm_rm.data.tables import (
+    DataError,
+    read_table,
+    require_columns,
+    require_number_columns,
+    require_plain_columns,
+)
 
 RESPONSE_COLUMNS = ("prompt_id", "prompt", "policy", "sample", "response", "finish_reason")
 ALIASES = {
@@ -125,8 +131,9 @@ def _read_one(name: str) -> pl.DataFrame:
     require_columns(frame, ALIASES, where=name)
     if frame.is_empty():
         raise DataError(f"{name}: no rows; give a file with responses")
-    plain = ("prompt_id", "policy", "response", "sample", "finish_reason", "category")
+    plain = ("prompt_id", "policy", "response", "finish_reason", "category")
     require_plain_columns(frame, plain, where=name)
+    require_number_columns(frame, ("sample",), where=name)
     for column in ("policy", "response"):
         _refuse_nulls(frame, column, where=name)
     prompts = prompt_table(frame, where=name)

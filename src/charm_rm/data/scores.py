@@ -14,6 +14,7 @@ from charm_rm.data.tables import (
     not_found,
     read_table,
     require_columns,
+    require_number_columns,
     require_plain_columns,
 )
 
@@ -121,6 +122,7 @@ def _read_one(name: str, *, by: str) -> pl.DataFrame:
         frame = frame.with_columns(pl.lit(UNNAMED).alias("reward_model"))
     schema = SCORE_SCHEMA | {name: kind for name, kind in OPTIONAL.items() if name in frame.columns}
     require_plain_columns(frame, schema, where=name)
+    require_number_columns(frame, ("score", "raw_score", "sample", "n_tokens"), where=name)
     cast = frame.select(pl.col(column).cast(kind, strict=False) for column, kind in schema.items())
     _refuse_unusable(frame, cast, where=name)
     return cast
@@ -128,10 +130,10 @@ def _read_one(name: str, *, by: str) -> pl.DataFrame:
 
 def _refuse_unusable(raw: pl.DataFrame, cast: pl.DataFrame, *, where: str) -> None:
     """The first row whose id or score can't be used, by its line in a text file."""
-    bad_score = cast.select((~pl.col("score").is_finite()).fill_null(value=True)).to_series()
-    for column in ("score", "prompt_id", "policy", "sample", "reward_model"):
-        bad = bad_score if column == "score" else cast[column].is_null()
-        row = bad.arg_true()
+    scores = [column for column in ("score", "raw_score") if column in cast.columns]
+    for column in (*scores, "prompt_id", "policy", "sample", "reward_model"):
+        usable = cast[column].is_finite() if column in scores else cast[column].is_not_null()
+        row = (~usable.fill_null(value=False)).arg_true()
         if not row.is_empty():
             first = int(row[0])
             place = (

@@ -203,6 +203,29 @@ def require_plain_columns(frame: pl.DataFrame, columns: Iterable[str], *, where:
             )
 
 
+def require_number_columns(frame: pl.DataFrame, columns: Iterable[str], *, where: str) -> None:
+    """Columns of numbers, or of texts that are to be read as numbers; not dates, not truth values.
+
+    Args:
+        frame: The table.
+        columns: Names of the columns; those not there are passed over.
+        where: The file it came from, for the message.
+
+    Raises:
+        DataError: If a column holds something else, one value a row or many.
+
+    Example:
+        >>> require_number_columns(pl.DataFrame({"score": ["1.5"]}), ["score"], where="scores.csv")
+    """
+    require_plain_columns(frame, columns := list(columns), where=where)
+    for column in columns:
+        kind = frame.schema.get(column, pl.Null())
+        if not (kind.is_numeric() or kind in (pl.String, pl.Null)):
+            raise DataError(
+                f"{where}: column {column!r} holds {kind}, not numbers; give numbers there"
+            )
+
+
 def refuse_existing(path: str | Path, *, force: bool, inputs: Iterable[str | Path] = ()) -> None:
     """A path that may be written: not there yet, or there and to be replaced.
 
