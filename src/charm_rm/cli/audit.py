@@ -25,6 +25,16 @@ if TYPE_CHECKING:
     from charm_rm.compare import CategoryAudits, EloChanges
 
 
+# The verdicts as a word in a cell.
+VERDICTS = {
+    "over-valued": "over",
+    "under-valued": "under",
+    "not shown": "",
+    "too few prompts": "few",
+    "reference": "",
+}
+
+
 def audit(
     scores: Scores,
     elo: Annotated[
@@ -96,7 +106,9 @@ def _print(result: "Audit | CategoryAudits | EloChanges") -> None:
 
 def print_audit(result: "Audit") -> None:
     """The audit as a table for people, with its conclusion below."""
-    names = ("Elo", "score", "expected", "sigmoid", "hard", "mismatch", "95% interval", "")
+    from charm_rm.audit import LEAST_MISMATCH, SIGNIFICANCE
+
+    names = ("Elo", "score", "expected", "sigmoid", "hard", "mismatch", "95% interval", "verdict")
     title = (
         f"{result.reward_model}: win rate against {result.reference} "
         f"(Elo of {result.elo_date or 'unknown date'})"
@@ -110,6 +122,11 @@ def print_audit(result: "Audit") -> None:
         f"Spearman {_two_digits(result.spearman)}. "
         f"Mismatch from the {kind} win rate, signed (Eq. 5)."
     )
+    console.print(
+        f"Over-valued, under-valued: surely (a share of {SIGNIFICANCE:g} of such verdicts, or "
+        f"less, is expected to be wrong). Not shown: a mismatch of {LEAST_MISMATCH:g} would "
+        "probably have been. Too few prompts: it could have been missed."
+    )
     if result.suggested_pair is None:
         console.print("No policy lies above its expected win rate.")
     else:
@@ -121,11 +138,12 @@ def print_audit(result: "Audit") -> None:
 
 
 def _print_categories(result: "CategoryAudits") -> None:
-    """Signed mismatch of each policy in each category; a star where the verdict is sure."""
+    """Signed mismatch of each policy in each category, with a word for the verdict."""
+    from charm_rm.audit import SIGNIFICANCE
+
     first = next(iter(result.audits.values()))
     cells = {
-        (name, entry.policy): f"{entry.signed_mismatch:+.3f}"
-        + ("*" if entry.verdict.endswith("valued") else " ")
+        (name, entry.policy): f"{VERDICTS[entry.verdict]} {entry.signed_mismatch:+.3f}"
         for name, audit in result.audits.items()
         for entry in audit.policies
     }
@@ -140,7 +158,11 @@ def _print_categories(result: "CategoryAudits") -> None:
         f"{first.reward_model}: signed mismatch against {first.reference}, by category (prompts)"
     )
     _print_table(title, names, rows)
-    page().print("\n* over- or under-valued, adjusted for the number of policies in the category.")
+    page().print(
+        "\nover, under: over- or under-valued, surely (in each category a share of "
+        f"{SIGNIFICANCE:g} of such verdicts, or less, is expected to be wrong). few: too few "
+        "prompts to tell. no word: not shown."
+    )
     for what, small in (("merged", result.merged), ("left out", result.left_out)):
         if small:
             say(f"{what}, under 30 prompts each: {', '.join(small)}")
@@ -170,7 +192,8 @@ def _print_table(title: str, names: "tuple[str, ...] | list[str]", rows: list[An
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("policy", overflow="fold")
     for name in names:
-        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+        justify: Any = "left" if name in ("", "verdict") else "right"
+        table.add_column(name, justify=justify, no_wrap=True)
     for row in rows:
         table.add_row(*row)
     page().print(table)

@@ -24,6 +24,8 @@ from charm_rm.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import polars as pl
 
     from charm_rm.calibrate_scores import CalibratedScores
@@ -119,7 +121,7 @@ def calibrate(
     Example: charm calibrate scores.parquet --over-valued gemma-2-9b-it-SimPO
     --reference gpt-4o-mini-2024-07-18 --out offsets.json
     """
-    _check_usage(over_valued, by, joint=joint, hard=win_rate is WinRate.HARD)
+    _check_usage(over_valued, by, joint=joint)
     if cross_validate is None:
         _check_output(out, method, plain=not joint and by is None, labels=temperature_from)
     elif over_valued is None:
@@ -162,7 +164,8 @@ def calibrate(
     if by is not None:
         settings["shrink"] = not no_shrink
     elif joint:
-        del settings["over_valued"], settings["win_rate"]
+        del settings["over_valued"]
+        settings |= drawn
     else:
         settings |= {"method": method.value, **drawn}
     _write_offsets(table, ratings, str(out), settings=settings, force=force, as_json=json)
@@ -301,7 +304,7 @@ def print_held_out(result: "CrossValidation") -> None:
         )
 
 
-def _check_usage(over_valued: str | None, by: str | None, *, joint: bool, hard: bool) -> None:
+def _check_usage(over_valued: str | None, by: str | None, *, joint: bool) -> None:
     if joint == (over_valued is not None):
         raise typer.BadParameter(
             "give --over-valued MODEL for one pair, or --joint for all policies",
@@ -309,11 +312,6 @@ def _check_usage(over_valued: str | None, by: str | None, *, joint: bool, hard: 
         )
     if joint and by is not None:
         raise typer.BadParameter("not together with --joint", param_hint="--by")
-    if joint and hard:
-        raise typer.BadParameter(
-            "joint offsets fit the sigmoid win rate; a small --temperature comes near the hard one",
-            param_hint="--win-rate",
-        )
 
 
 def _check_output(
@@ -358,6 +356,10 @@ def say_offsets(result: "Calibration") -> None:
         say(
             f"win rates of {n} policies against each other: root mean square of what is left "
             f"{result.joint['rmse_before']:.4f} -> {result.joint['rmse']:.4f} "
-            f"({n - 1} offsets for {n * (n - 1) // 2} pairs; gradient norm "
-            f"{result.joint['gradient_norm']:.0e})"
+            f"({n - 1} offsets for {n * (n - 1) // 2} pairs{_converged(result.joint)})"
         )
+
+
+def _converged(joint: "Mapping[str, Any]") -> str:
+    norm = joint["gradient_norm"]  # hard win rates have no gradient
+    return "" if norm is None else f"; gradient norm {norm:.0e}"

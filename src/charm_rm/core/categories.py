@@ -94,11 +94,11 @@ def solve_category_offsets(
     around D and the category's own root, weighted by their precisions: empirical Bayes (Efron
     and Morris 1975).
 
-    The squared standard error is w_c v_c + (1 - w_c)^2 (var(D) + (D_c - D)^2), and what an error
+    The squared standard error is w_c v_c + (1 - w_c)^2 (var(D) + 2 (D_c - D)^2), and what an error
     of the target adds. The last square counts the way that an offset was drawn as possible
-    error, because t^2 is uncertain too; Morris (1983) has 2 / (k - 3) times it, which needs
-    k > 3 categories. Without it, 95% intervals of 2 to 6 categories cover 81 to 96% in
-    simulations; with it, 91 to 99%.
+    error, because t^2 is uncertain too (Morris 1983 has 2 / (k - 3) of it, which needs k > 3
+    categories). Of 2 to 6 normal categories, whatever their t^2, 95% intervals then cover 94 to
+    99%; with the square counted once, 92 to 99%.
 
     The offset of a single category is the global one. A group that is too small even after
     merging takes the global offset, shrunk or not.
@@ -151,7 +151,7 @@ def solve_category_offsets(
     offsets = whole.offset + weights * (own - whole.offset)
     drawn = np.where(np.isfinite(errors), own - whole.offset, 0.0)
     by_prompts = weights * np.nan_to_num(errors) ** 2
-    by_prompts += (1.0 - weights) ** 2 * (whole.error**2 + drawn**2)
+    by_prompts += (1.0 - weights) ** 2 * (whole.error**2 + 2.0 * drawn**2)
     by_target = weights * target_parts + (1.0 - weights) * whole.target_part
     return CategoryOffsets(
         offsets=offsets,
