@@ -1,4 +1,4 @@
-"""The benchmark of corrections runs on the bundled scores, and shows what the docs say of it."""
+"""The benchmarks of corrections and of coverage run, and show what the docs say of them."""
 
 import json
 import subprocess
@@ -38,3 +38,21 @@ def test_only_offsets_mend_the_held_out_mismatch_and_only_joint_ones_the_others(
         assert ("by category" in found) == with_data
         assert ("temperature" in found) == (with_data and kind == "sigmoid")
     assert "less length trend" in result.stdout
+
+
+def test_intervals_of_every_kind_mostly_cover_with_few_prompts(tmp_path: Path) -> None:
+    out = tmp_path / "shares.json"
+    arguments = ("--repetitions", "15", "--prompts", "30", "--json", str(out))
+    result = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "coverage.py"), *arguments],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    found = json.loads(out.read_text(encoding="utf-8"))["coverage"]
+    shares = [share for kind in ("sigmoid", "hard") for share in found[kind]["30"].values()]
+    assert len(shares) == 10
+    assert min(shares) > 0.7  # of 15; all ten together have room for chance
+    assert 0.9 <= sum(shares) / 10 <= 1.0
