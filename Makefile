@@ -44,6 +44,7 @@ lint: .venv/.full
 
 bench: .venv/.full
 	$(BIN)/python benchmarks/bench.py
+	$(BIN)/python benchmarks/baselines.py
 
 bench-scoring: .venv/smollm2
 	$(BIN)/python benchmarks/scoring_speed.py --base $< \

@@ -181,7 +181,7 @@ def matrix_rate(model: RewardModel, *, n_times: int = 20) -> float:
     best = float("inf")
     for _ in range(n_times):
         started = time.perf_counter()
-        with core_each(n_jobs) as each:
+        with core_each() as each:
             list(each(run, range(n_jobs)))
         best = min(best, time.perf_counter() - started)
     return n_jobs * PACK_TOKENS / best

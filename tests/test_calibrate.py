@@ -10,6 +10,7 @@ from builders import MINI, SIMPO, make_scores
 from scipy.stats import norm
 
 from charm_rm.calibrate import calibrate_pair
+from charm_rm.core.alternatives import probit_offset
 from charm_rm.core.elo import expected_win_rate
 from charm_rm.core.offsets import solve_offset
 from charm_rm.data.arena import read_elo
@@ -54,6 +55,24 @@ def test_a_calibrated_pair_needs_no_further_offset() -> None:
     moved = apply_offsets(scores, first).with_columns(score="calibrated_score")
     again = calibrate(moved.drop("calibrated_score"))
     assert again.offsets[0].offset == pytest.approx(0.0, abs=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["sigmoid", "hard"])
+def test_the_probit_shift_is_the_cores_with_an_interval_around_it(
+    kind: str, tmp_path: Path
+) -> None:
+    scores = make_scores(150)
+    found = calibrate(scores, method="probit", win_rate=kind)
+    wide = scores.pivot(on="policy", index="prompt_id", values="score")
+    margins, target = (wide[SIMPO] - wide[MINI]).to_numpy(), float(expected_win_rate(1216, 1272))
+    entry = found.offsets[0]
+    assert entry.offset == pytest.approx(probit_offset(margins, target, kind=kind))  # type: ignore[arg-type]
+    assert entry.offset_low < entry.offset < entry.offset_high
+    assert 0 < abs(entry.mismatch_after) < 0.1  # a closed form, so not exact
+    write_json(found.to_json(), tmp_path / "o.json")
+    assert read_offsets(tmp_path / "o.json") == found
+    with pytest.raises(ValueError, match="method must be 'offset' or 'probit', got 'root'"):
+        calibrate(scores, method="root")
 
 
 def test_a_constant_added_to_all_scores_changes_nothing() -> None:

@@ -8,8 +8,9 @@ import polars as pl
 import pytest
 from builders import MINI, POLICIES, SIMPO, make_scores
 
-from charm_rm.calibrate import calibrate_pair
+from charm_rm.calibrate import calibrate_pair, pair_policies
 from charm_rm.calibrate_many import calibrate_categories, calibrate_jointly
+from charm_rm.core.uncertainty import offset_standard_error
 from charm_rm.data.arena import read_elo
 from charm_rm.data.offsets import Calibration, apply_offsets, read_offsets
 from charm_rm.data.tables import DataError, write_json
@@ -132,6 +133,46 @@ def test_the_residuals_are_what_is_left_of_every_pair(tmp_path: Path) -> None:
     assert [entry.offset for entry in again.offsets] == pytest.approx([0.0] * 3, abs=1e-9)
     write_json(calibration.to_json(), tmp_path / "o.json")
     assert read_offsets(tmp_path / "o.json") == replace(calibration)
+
+
+def test_joint_hard_offsets_have_intervals_and_bring_the_hard_rates_near_elo(
+    tmp_path: Path,
+) -> None:
+    scores = make_scores(200)
+    found = calibrate_jointly(scores, ELO, reference=MINI, win_rate="hard", n_resamples=300)
+    assert found.win_rate == "hard"
+    assert found.joint is not None
+    assert found.joint["rmse"] < 0.3 * found.joint["rmse_before"]
+    for entry in found.offsets:
+        assert entry.offset_low < entry.offset < entry.offset_high
+        assert abs(entry.mismatch_after) < 0.1
+    again = calibrate_jointly(scores, ELO, reference=MINI, win_rate="hard", n_resamples=300)
+    assert again == found
+    write_json(found.to_json(), tmp_path / "o.json")
+    assert read_offsets(tmp_path / "o.json") == found
+    with pytest.raises(ValueError, match="at least 2 resamples, got 1"):
+        calibrate_jointly(scores, ELO, reference=MINI, win_rate="hard", n_resamples=1)
+
+
+def test_of_two_policies_the_joint_hard_offset_and_its_interval_are_the_pairs() -> None:
+    scores = make_scores(200, policies=(SIMPO, MINI))
+    (joint,) = calibrate_jointly(scores, ELO, reference=MINI, win_rate="hard").offsets
+    pair = calibrate_pair(scores, ELO, over_valued=SIMPO, reference=MINI, win_rate="hard")
+    assert joint.offset == pytest.approx(pair.offsets[0].offset)
+    width = pair.offsets[0].offset_high - pair.offsets[0].offset_low
+    assert joint.offset_low == pytest.approx(pair.offsets[0].offset_low, abs=0.15 * width)
+    assert joint.offset_high == pytest.approx(pair.offsets[0].offset_high, abs=0.15 * width)
+
+
+def test_few_prompts_widen_the_interval_beyond_the_normal_one() -> None:
+    scores = make_scores(30, policies=(SIMPO, MINI))
+    (joint,) = calibrate_jointly(scores, ELO, reference=MINI).offsets
+    (split,) = by_category(scores.with_columns(category=pl.lit("all"))).offsets
+    pair = pair_policies(scores, ELO, over_valued=SIMPO, reference=MINI)
+    error = offset_standard_error(pair.margins, pair.target, target_error=pair.target_error)
+    for entry in (joint, split):
+        reach = entry.offset_high - entry.offset
+        assert reach == pytest.approx(2.0452296421 * error, rel=1e-3)  # Student's t, 29 degrees
 
 
 def test_joint_offsets_need_a_known_reference_and_shared_prompts() -> None:

@@ -5,12 +5,15 @@ import polars as pl
 import pytest
 from builders import MINI, SIMPO, make_scores
 
+from charm_rm.core.alternatives import remove_length_trend
 from charm_rm.core.elo import expected_win_rate
 from charm_rm.core.mismatch import signed_mismatch
 from charm_rm.core.offsets import solve_offset
+from charm_rm.core.temperature import fit_temperature
 from charm_rm.core.win_rates import sigmoid_win_rate
 from charm_rm.cross_validate import CrossValidation, HeldOut, cross_validate
 from charm_rm.data.arena import read_elo
+from charm_rm.data.scores import score_matrix
 from charm_rm.data.tables import DataError
 
 ELO = read_elo("table7")
@@ -91,6 +94,50 @@ def test_a_trend_in_length_is_taken_out_where_lengths_are_known() -> None:
     result = held_out(scores)
     before, after = row(result, "none"), row(result, "less length trend")
     assert after.signed_mismatch < before.signed_mismatch - 0.2
+
+
+def test_a_temperature_is_fitted_to_labels_of_the_other_folds() -> None:
+    scores = make_scores(100, boost=1.0)
+    wide = scores.pivot(on="policy", index="prompt_id", values="score").sort("prompt_id")
+    margins = (wide[SIMPO] - wide[MINI]).to_numpy()
+    labels = (np.random.default_rng(1).random(100) < 1 / (1 + np.exp(-margins / 3))).astype(float)
+    table = wide.select("prompt_id").with_columns(
+        sample=pl.lit(0, dtype=pl.Int64),
+        policy_a=pl.lit(SIMPO),
+        policy_b=pl.lit(MINI),
+        outcome=pl.Series(labels),
+    )
+    result = held_out(scores, labels=table)
+    folds = np.random.default_rng(0).permutation(100) % 5
+    scaled = margins.copy()
+    for fold in range(5):
+        fit = folds != fold
+        scaled[~fit] /= fit_temperature(margins[fit], outcomes=labels[fit])
+    target = float(expected_win_rate(1216, 1272))
+    expected = float(signed_mismatch(sigmoid_win_rate(scaled), target))
+    assert row(result, "temperature").signed_mismatch == pytest.approx(expected)
+    both = row(result, "temperature, one offset")
+    assert abs(both.signed_mismatch) < 0.05 < abs(expected)
+    assert {r.method for r in result.rows if r.win_rate == "hard"}.isdisjoint(
+        {"temperature", "temperature, one offset"}
+    )
+
+
+def test_a_length_trend_is_fitted_to_the_other_folds() -> None:
+    scores = make_scores(60).with_columns(
+        n_tokens=pl.col("prompt_id").str.slice(1).cast(pl.Int64) * 7 + 50
+    )
+    matrix = score_matrix(scores)
+    lengths = np.repeat(np.arange(60.0)[:, None] * 7 + 50, 4, axis=1)
+    folds = np.random.default_rng(0).permutation(60) % 5
+    moved = matrix.values.copy()
+    for fold in range(5):
+        fit = folds != fold
+        moved[~fit] = remove_length_trend(matrix.values, lengths, fit=fit)[~fit]
+    margins = moved[:, matrix.policies.index(SIMPO)] - moved[:, matrix.policies.index(MINI)]
+    expected = signed_mismatch(sigmoid_win_rate(margins), expected_win_rate(1216, 1272))
+    found = row(held_out(scores), "less length trend").signed_mismatch
+    assert found == pytest.approx(float(expected))
 
 
 @pytest.mark.parametrize(

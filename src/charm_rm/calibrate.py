@@ -6,23 +6,23 @@ to others; it changes nothing in the order of the policy's own responses.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from charm_rm.audit import LEVEL
+from charm_rm.core.alternatives import probit_offset, solve_resampled_probit_offsets
 from charm_rm.core.elo import draw_elo, elo_standard_error, expected_win_rate
 from charm_rm.core.intervals import percentile_interval, resample_counts, resampled_means
 from charm_rm.core.mismatch import signed_mismatch
 from charm_rm.core.offsets import (
-    solve_hard_offset,
-    solve_offset,
+    reach_win_rate,
     solve_resampled_hard_offsets,
     solve_resampled_offsets,
 )
-from charm_rm.core.significance import normal_interval
+from charm_rm.core.significance import student_interval
 from charm_rm.core.uncertainty import (
     expected_win_rate_standard_error,
     mismatch_standard_error,
@@ -30,7 +30,7 @@ from charm_rm.core.uncertainty import (
 )
 from charm_rm.core.win_rates import Floats, WinRateKind, hard_win_rate, sigmoid_win_rate, wins
 from charm_rm.data.arena import EloTable, require_ratings
-from charm_rm.data.offsets import Calibration, Offset
+from charm_rm.data.offsets import Calibration, Offset, OffsetMethod
 from charm_rm.data.scores import require_shared_prompts, score_matrix
 from charm_rm.data.tables import DataError
 
@@ -81,6 +81,7 @@ def calibrate_pair(
     reference: str,
     win_rate: WinRateKind = "sigmoid",
     temperature: float = 1.0,
+    method: OffsetMethod = "offset",
     n_resamples: int = 1000,
     seed: int = 0,
     made_by: Mapping[str, Any] | None = None,
@@ -95,6 +96,8 @@ def calibrate_pair(
         win_rate: Which win rate is to meet the target: ``"sigmoid"`` exactly, ``"hard"`` to the
             nearest step.
         temperature: Score points per unit of log-odds.
+        method: ``"offset"``, the root of Eq. 4; or ``"probit"``, its closed form for normal
+            margins (`charm_rm.core.alternatives.probit_offset`), to compare it with.
         n_resamples: Bootstrap resamples.
         seed: Of the bootstrap.
         made_by: What to record of how this came about.
@@ -105,7 +108,7 @@ def calibrate_pair(
     Raises:
         DataError: If a policy is not in the scores or has no Elo, both are the same, or they
             share fewer than 30 prompts.
-        ValueError: If ``win_rate`` or ``temperature`` is invalid.
+        ValueError: If ``win_rate``, ``temperature`` or ``method`` is invalid.
 
     Example:
         >>> from charm_rm.data.arena import read_elo
@@ -126,10 +129,13 @@ def calibrate_pair(
     """
     if over_valued == reference:
         raise DataError(f"{reference!r} is both over-valued and reference; name two policies")
+    if method not in ("offset", "probit"):
+        raise ValueError(f"method must be 'offset' or 'probit', got {method!r}")
+    if n_resamples < 2:
+        raise ValueError(f"an interval needs at least 2 resamples, got {n_resamples}")
     pair = pair_policies(scores, elo, over_valued=over_valued, reference=reference)
-    offset = _solve_pair(
-        pair, kind=win_rate, temperature=temperature, n_resamples=n_resamples, seed=seed
-    )
+    settings = _Settings(win_rate, temperature, method)
+    offset = _solve_pair(pair, settings, n_resamples=n_resamples, seed=seed)
     return Calibration(
         reward_model=scores["reward_model"][0],
         elo={"board": elo.board, "date": elo.date},
@@ -137,9 +143,16 @@ def calibrate_pair(
         win_rate=win_rate,
         temperature=temperature,
         offsets=(offset,),
-        warnings=_warnings(offset, kind=win_rate, n_rows=pair.margins.size),
+        warnings=_warnings(offset, settings, n_rows=pair.margins.size),
         made_by={"seed": seed, **(made_by or {})},
+        method=method,
     )
+
+
+class _Settings(NamedTuple):
+    kind: WinRateKind
+    temperature: float
+    method: OffsetMethod
 
 
 def pair_policies(
@@ -174,19 +187,18 @@ def pair_policies(
     return pair
 
 
-def _solve_pair(
-    pair: PairedMargins, *, kind: WinRateKind, temperature: float, n_resamples: int, seed: int
-) -> Offset:
+def _solve_pair(pair: PairedMargins, settings: _Settings, *, n_resamples: int, seed: int) -> Offset:
     """The offset of a pair, with its interval and with what it does to both win rates."""
-    if kind == "hard":
-        offset = solve_hard_offset(pair.margins, pair.target)
-    else:
-        offset = solve_offset(pair.margins, pair.target, temperature=temperature)
-    ends, mismatch_ends = _bootstrap(
-        pair, kind=kind, temperature=temperature, n_resamples=n_resamples, seed=seed
-    )
+    kind, temperature, method = settings
+    solve = probit_offset if method == "probit" else reach_win_rate
+    ends, mismatch_ends = _bootstrap(pair, settings, n_resamples=n_resamples, seed=seed)
     entry = describe_offset(
-        pair, offset=offset, ends=ends, category=None, kind=kind, temperature=temperature
+        pair,
+        offset=solve(pair.margins, pair.target, kind=kind, temperature=temperature),
+        ends=ends,
+        category=None,
+        kind=kind,
+        temperature=temperature,
     )
     return replace(
         entry, mismatch_before_low=mismatch_ends[0], mismatch_before_high=mismatch_ends[1]
@@ -208,7 +220,7 @@ def describe_offset(
         float(wins(values, kind=kind, temperature=temperature).mean())
         for values in (margins, moved)
     )
-    mismatch = float(signed_mismatch(before, target))
+    mismatch, n_prompts = float(signed_mismatch(before, target)), len(np.unique(pair.prompts))
     error = mismatch_standard_error(
         before,
         target,
@@ -217,14 +229,14 @@ def describe_offset(
         ),
         expected_error=pair.target_error,
     )
-    low, high = normal_interval(mismatch, standard_error=error)
+    low, high = student_interval(mismatch, standard_error=error, n_prompts=n_prompts)
     return Offset(
         policy=pair.policy,
         category=category,
         offset=offset,
         offset_low=ends[0],
         offset_high=ends[1],
-        n_prompts=len(np.unique(pair.prompts)),
+        n_prompts=n_prompts,
         expected_win_rate=target,
         win_rate_before=sigmoid_win_rate(margins, temperature=temperature),
         win_rate_after=sigmoid_win_rate(moved, temperature=temperature),
@@ -238,29 +250,36 @@ def describe_offset(
 
 
 def _bootstrap(
-    pair: PairedMargins, *, kind: WinRateKind, temperature: float, n_resamples: int, seed: int
+    pair: PairedMargins, settings: _Settings, *, n_resamples: int, seed: int
 ) -> tuple[tuple[float, float], tuple[float, float]]:
     """Intervals of the offset and of the mismatch before it: prompts and ratings drawn again."""
     rng = np.random.default_rng(seed)
     error = elo_standard_error(pair.ratings[:, 1], pair.ratings[:, 2])
     drawn = draw_elo(pair.ratings[:, 0], error, n_draws=n_resamples, rng=rng)
     targets = expected_win_rate(drawn[:, 0], drawn[:, 1])
-    outcomes = wins(pair.margins, kind=kind, temperature=temperature)[:, None]
+    outcomes = wins(pair.margins, kind=settings.kind, temperature=settings.temperature)[:, None]
     offsets, rates, at = [], [], 0
     for block in resample_counts(pair.n_prompts, n_resamples=n_resamples, rng=rng):
         counts, aims = block[:, pair.prompts], targets[at : at + len(block)]
         rates.append(resampled_means(outcomes, counts)[:, 0])
-        if kind == "hard":
-            offsets.append(solve_resampled_hard_offsets(pair.margins, counts, targets=aims))
-        else:
-            solved = solve_resampled_offsets(
-                pair.margins, counts, targets=aims, temperature=temperature
-            )
-            offsets.append(solved)
+        offsets.append(_solve_resamples(pair.margins, counts, targets=aims, settings=settings))
         at += len(block)
     mismatch = signed_mismatch(np.concatenate(rates), targets)
     n = pair.n_prompts
     return _interval(np.concatenate(offsets), n), _interval(mismatch, n)
+
+
+def _solve_resamples(
+    margins: Floats, counts: Floats, *, targets: Floats, settings: _Settings
+) -> Floats:
+    kind, temperature, method = settings
+    if method == "probit":
+        return solve_resampled_probit_offsets(
+            margins, counts, targets=targets, kind=kind, temperature=temperature
+        )
+    if kind == "hard":
+        return solve_resampled_hard_offsets(margins, counts, targets=targets)
+    return solve_resampled_offsets(margins, counts, targets=targets, temperature=temperature)
 
 
 def _interval(samples: Floats, n_prompts: int) -> tuple[float, float]:
@@ -268,10 +287,11 @@ def _interval(samples: Floats, n_prompts: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _warnings(offset: Offset, *, kind: WinRateKind, n_rows: int) -> tuple[str, ...]:
+def _warnings(offset: Offset, settings: _Settings, *, n_rows: int) -> tuple[str, ...]:
     # Half a step is what a hard win rate may miss by; a rounding error more is not a tie.
     after, target = offset.hard_win_rate_after, offset.expected_win_rate
-    if kind == "sigmoid" or abs(after - target) <= 0.5 / n_rows + 1e-12:
+    met = abs(after - target) <= 0.5 / n_rows + 1e-12
+    if met or settings.kind == "sigmoid" or settings.method == "probit":
         return ()
     return (
         f"equal margins make the hard win rate jump over {target:.4f}; "

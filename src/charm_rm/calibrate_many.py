@@ -6,12 +6,16 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
+from charm_rm.audit import LEVEL
 from charm_rm.calibrate import PairedMargins, describe_offset, pair_policies
 from charm_rm.core.categories import solve_category_offsets
-from charm_rm.core.elo import elo_standard_error
+from charm_rm.core.elo import draw_elo, elo_standard_error
+from charm_rm.core.intervals import percentile_interval, resample_counts
 from charm_rm.core.joint import JointOffsets, solve_joint_offsets
-from charm_rm.core.significance import normal_interval
+from charm_rm.core.joint_bootstrap import solve_resampled_joint_hard_offsets
+from charm_rm.core.significance import student_interval
 from charm_rm.core.uncertainty import joint_offset_standard_errors
 from charm_rm.core.win_rates import Floats, WinRateKind
 from charm_rm.data.arena import EloTable, require_ratings
@@ -100,7 +104,11 @@ def calibrate_categories(
         group = found.group_of[code]
         rows = found.group_of[codes] == group
         part = replace(pair, margins=pair.margins[rows], prompts=pair.prompts[rows])
-        ends = normal_interval(found.offsets[group], standard_error=found.standard_errors[group])
+        ends = student_interval(
+            found.offsets[group],
+            standard_error=found.standard_errors[group],
+            n_prompts=max(2, found.n_prompts[group]),
+        )
         entries.append(
             describe_offset(
                 part,
@@ -130,25 +138,28 @@ def calibrate_jointly(
     elo: EloTable,
     *,
     reference: str,
+    win_rate: WinRateKind = "sigmoid",
     temperature: float = 1.0,
+    n_resamples: int = 1000,
+    seed: int = 0,
     made_by: Mapping[str, Any] | None = None,
 ) -> Calibration:
     """Offsets of all policies in the scores at once, against the whole Elo matrix (A.6).
-
-    Fitted are the sigmoid win rates: hard ones have no derivative, so no interval. A temperature
-    well below the spread of the margins comes near them.
 
     Args:
         scores: As `charm_rm.data.scores.read_scores` returns them.
         elo: Ratings that hold every policy in the scores.
         reference: The policy whose offset is 0.
+        win_rate: ``"sigmoid"``, fitted to a vanishing gradient, with intervals by the delta method;
+            or ``"hard"``, fitted by order statistics, with intervals by the bootstrap.
         temperature: Score points per unit of log-odds.
+        n_resamples: Bootstrap resamples of prompts and ratings; ``"hard"`` alone needs them.
+        seed: Of the bootstrap.
         made_by: What to record of how this came about.
 
     Returns:
         The calibration: an offset for every policy but the reference, the rates and mismatches
-        being those against the reference, and the residuals in ``joint``. Intervals are by the
-        delta method.
+        being those against the reference, and the residuals in ``joint``.
 
     Raises:
         DataError: If there is a single policy, one has no Elo, the reference is unknown, or a
@@ -176,51 +187,57 @@ def calibrate_jointly(
     require_ratings(elo, matrix.policies)
     if reference not in matrix.policies:
         raise not_found("reference", reference, matrix.policies, where="scores")
+    others = [policy for policy in matrix.policies if policy != reference]
+    pairs = [pair_policies(scores, elo, over_valued=name, reference=reference) for name in others]
     ratings = elo.ratings(matrix.policies)
     found = solve_joint_offsets(
         matrix.values,
         ratings[:, 0],
         reference=matrix.policies.index(reference),
+        kind=win_rate,
         temperature=temperature,
     )
-    errors = _joint_errors(matrix, ratings, found)
-    low, high = normal_interval(found.offsets, standard_error=errors)
+    if win_rate == "hard":
+        ends = _resample_jointly(matrix, ratings, found, n_resamples=n_resamples, seed=seed)
+    else:
+        ends = _joint_interval(matrix, ratings, found)
     entries = [
         describe_offset(
-            pair_policies(scores, elo, over_valued=policy, reference=reference),
+            pair,
             offset=float(found.offsets[at]),
-            ends=(float(low[at]), float(high[at])),
+            ends=(float(ends[0][at]), float(ends[1][at])),
             category=None,
-            kind="sigmoid",
+            kind=win_rate,
             temperature=temperature,
         )
-        for at, policy in enumerate(matrix.policies)
-        if policy != reference
+        for pair, at in zip(pairs, map(matrix.policies.index, others), strict=True)
     ]
     return Calibration(
         reward_model=scores["reward_model"][0],
         elo={"board": elo.board, "date": elo.date},
         reference=reference,
-        win_rate="sigmoid",
+        win_rate=win_rate,
         temperature=temperature,
         offsets=tuple(entries),
         warnings=() if found.converged else ("the joint fit did not converge",),
-        made_by=dict(made_by or {}),
+        made_by={"seed": seed, **(made_by or {})},
         joint={
             "policies": list(matrix.policies),
             "rmse_before": found.rmse_before,
             "rmse": found.rmse,
-            "gradient_norm": found.gradient_norm,
+            "gradient_norm": _finite(found.gradient_norm),
             "converged": found.converged,
             "residuals": [[_finite(x) for x in row] for row in found.residuals],
         },
     )
 
 
-def _joint_errors(matrix: ScoreMatrix, ratings: Floats, found: JointOffsets) -> Floats:
-    """Standard errors of joint offsets, in score points."""
+def _joint_interval(
+    matrix: ScoreMatrix, ratings: Floats, found: JointOffsets
+) -> tuple[Floats, Floats]:
+    """Ends of the intervals of joint sigmoid offsets, by the delta method."""
     elo_errors = elo_standard_error(ratings[:, 1], ratings[:, 2])
-    return joint_offset_standard_errors(
+    errors = joint_offset_standard_errors(
         matrix.values,
         ratings[:, 0],
         offsets=found.offsets,
@@ -229,6 +246,41 @@ def _joint_errors(matrix: ScoreMatrix, ratings: Floats, found: JointOffsets) -> 
         elo_covariance=np.diag(elo_errors**2),
         prompts=matrix.prompts,
     )
+    n_prompts = _shared_prompts(matrix, found.reference)
+    return student_interval(found.offsets, standard_error=errors, n_prompts=n_prompts)
+
+
+def _resample_jointly(
+    matrix: ScoreMatrix, ratings: Floats, found: JointOffsets, *, n_resamples: int, seed: int
+) -> tuple[Floats, Floats]:
+    """Ends of the intervals of joint hard offsets: prompts and ratings drawn again."""
+    if n_resamples < 2:
+        raise ValueError(f"an interval needs at least 2 resamples, got {n_resamples}")
+    rng = np.random.default_rng(seed)
+    error = elo_standard_error(ratings[:, 1], ratings[:, 2])
+    drawn = draw_elo(ratings[:, 0], error, n_draws=n_resamples, rng=rng)
+    blocks, at = [], 0
+    for block in resample_counts(int(matrix.prompts.max()) + 1, n_resamples=n_resamples, rng=rng):
+        blocks.append(
+            solve_resampled_joint_hard_offsets(
+                matrix.values,
+                block[:, matrix.prompts],
+                elo=drawn[at : at + len(block)],
+                elo_centre=ratings[:, 0],
+                offsets=found.offsets,
+                reference=found.reference,
+            )
+        )
+        at += len(block)
+    n_prompts = _shared_prompts(matrix, found.reference)
+    return percentile_interval(np.concatenate(blocks), n_prompts=n_prompts, level=LEVEL)
+
+
+def _shared_prompts(matrix: ScoreMatrix, reference: int) -> NDArray[np.int64]:
+    """Prompts that each policy shares with the reference, shape (n_policies,)."""
+    known = np.isfinite(matrix.values)
+    shared = known & known[:, [reference]]
+    return np.array([len(np.unique(matrix.prompts[column])) for column in shared.T])
 
 
 def _row_categories(scores: pl.DataFrame, pair: PairedMargins) -> list[str]:

@@ -14,7 +14,7 @@ import polars as pl
 from charm_rm.audit import Audit, audit_scores
 from charm_rm.core.elo import expected_win_rate
 from charm_rm.core.mismatch import signed_mismatch
-from charm_rm.core.offsets import solve_hard_offset, solve_offset
+from charm_rm.core.offsets import reach_win_rate
 from charm_rm.core.win_rates import Floats, WinRateKind, hard_wins, wins
 from charm_rm.data.arena import EloTable, require_ratings
 from charm_rm.data.scores import MIN_PROMPTS, require_shared_prompts, score_matrix
@@ -229,7 +229,8 @@ def compare_elo(
         n_prompts = len(np.unique(matrix.prompts[known]))
         require_shared_prompts(n_prompts, policy=policy, reference=reference)
         targets = [float(expected_win_rate(elo[column], elo[at])) for elo in ratings]
-        found.append(_change(policy, margins[known], targets, n_prompts, win_rate, temperature))
+        change = _describe_change(margins[known], targets, kind=win_rate, temperature=temperature)
+        found.append(EloChange(policy=policy, n_prompts=n_prompts, **change))
     found.sort(key=lambda entry: -abs(np.subtract(*entry.signed_mismatch)))
     names = [{"name": t.name, "board": t.board, "date": t.date} for t in (first, second)]
     return EloChanges(
@@ -240,27 +241,19 @@ def compare_elo(
     )
 
 
-def _change(
-    policy: str,
-    margins: Floats,
-    targets: list[float],
-    n_prompts: int,
-    kind: WinRateKind,
-    temperature: float,
-) -> EloChange:
+def _describe_change(
+    margins: Floats, targets: list[float], *, kind: WinRateKind, temperature: float
+) -> dict[str, Any]:
+    """The fields of an `EloChange` that margins and both targets decide."""
     rate = float(wins(margins, kind=kind, temperature=temperature).mean())
-    if kind == "hard":
-        offsets = [solve_hard_offset(margins, target) for target in targets]
-    else:
-        offsets = [solve_offset(margins, target, temperature=temperature) for target in targets]
+    offsets = [
+        reach_win_rate(margins, target, kind=kind, temperature=temperature) for target in targets
+    ]
     sides = [hard_wins(margins + offset) for offset in offsets]
-    mismatches = [float(signed_mismatch(rate, target)) for target in targets]
-    return EloChange(
-        policy=policy,
-        n_prompts=n_prompts,
-        win_rate=rate,
-        expected=(targets[0], targets[1]),
-        signed_mismatch=(mismatches[0], mismatches[1]),
-        offset=(offsets[0], offsets[1]),
-        n_changed=int((sides[0] != sides[1]).sum()),
-    )
+    return {
+        "win_rate": rate,
+        "expected": tuple(targets),
+        "signed_mismatch": tuple(float(signed_mismatch(rate, target)) for target in targets),
+        "offset": tuple(offsets),
+        "n_changed": int((sides[0] != sides[1]).sum()),
+    }

@@ -1,30 +1,33 @@
 """Cross-validation: what a calibration is worth on prompts that it was not fitted on.
 
 Every method is fitted on some prompts and measured on the others, so that each prompt is measured
-once; alternatives that people ask about stand in the same table. The reward model itself is not
-fitted here: prompts that it was trained on are no honest test of it.
+once; the other corrections that people ask about stand in the same table. The reward model itself
+is not fitted here: prompts that it was trained on are no honest test of it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from charm_rm.audit import LEVEL
-from charm_rm.core.alternatives import probit_offset, remove_length_trend
+from charm_rm.calibrate_scores import length_matrix
+from charm_rm.core.alternatives import probit_offset, remove_length_trend, standardize_scores
 from charm_rm.core.categories import solve_category_offsets
 from charm_rm.core.elo import expected_win_rate
 from charm_rm.core.intervals import percentile_interval, resample_counts, resampled_means
 from charm_rm.core.joint import solve_joint_offsets
 from charm_rm.core.mismatch import signed_mismatch
-from charm_rm.core.offsets import solve_hard_offset, solve_offset
+from charm_rm.core.offsets import reach_win_rate
+from charm_rm.core.temperature import fit_temperature
 from charm_rm.core.win_rates import Floats, WinRateKind, win_rate_matrix, wins
 from charm_rm.data.arena import EloTable, require_ratings
-from charm_rm.data.scores import require_shared_prompts, score_matrix
+from charm_rm.data.scores import ScoreMatrix, require_shared_prompts, score_matrix
 from charm_rm.data.tables import DataError, not_found
+from charm_rm.temperature import PlacedLabels, place_labels
 
 N_RESAMPLES = 1000
 
@@ -79,19 +82,25 @@ class _Task:
 
     Attributes:
         values: Score points, shape (n_rows, n_policies).
+        prompts: Prompt of each row, shape (n_rows,).
         elo: Elo points, shape (n_policies,).
         over_valued: Column of the over-valued policy.
         reference: Column of the reference.
         categories: Code of each row, shape (n_rows,); None without categories.
+        lengths: Of the responses, shape (n_rows, n_policies); None where unknown.
+        labels: Which responses were preferred; None without labels.
         kind: Win rate that is fitted.
         temperature: Score points per unit of log-odds.
     """
 
     values: Floats
+    prompts: NDArray[np.int64]
     elo: Floats
     over_valued: int
     reference: int
     categories: NDArray[np.int64] | None
+    lengths: Floats | None
+    labels: PlacedLabels | None
     kind: WinRateKind
     temperature: float
 
@@ -106,7 +115,7 @@ class _Task:
         return float(expected_win_rate(self.elo[self.over_valued], self.elo[self.reference]))
 
 
-# A method takes the task and which rows to fit on, and returns what to add to every score.
+# A method takes the task and which rows to fit on, and returns the calibrated scores of all rows.
 Method = Callable[[_Task, NDArray[np.bool_]], Floats]
 
 
@@ -118,14 +127,17 @@ def cross_validate(
     reference: str,
     n_folds: int = 5,
     temperature: float = 1.0,
+    labels: pl.DataFrame | None = None,
+    responses: pl.DataFrame | None = None,
     seed: int = 0,
 ) -> CrossValidation:
     """Held-out mismatch of each way to calibrate, for sigmoid and hard win rates.
 
     Methods: no calibration; one offset (Eq. 4); its closed form for normal margins; an offset per
     category, plain and shrunk, where the scores have categories; joint offsets of all policies
-    (A.6); every policy's scores as z-scores; and scores less their trend in response length,
-    where the scores have ``n_tokens`` (it sees all prompts, as it fits no Elo).
+    (A.6); every policy's scores as z-scores; scores less their trend in response length, where
+    lengths are known; and, where there are labels, scores over the temperature that fits them,
+    alone and with one offset (for the sigmoid only: no temperature moves a hard win rate).
 
     Args:
         scores: As `charm_rm.data.scores.read_scores` returns them.
@@ -133,15 +145,21 @@ def cross_validate(
         over_valued: The policy to calibrate.
         reference: The trusted opponent.
         n_folds: Parts that the prompts are dealt into.
-        temperature: Score points per unit of log-odds.
+        temperature: Score points per unit of log-odds, for all but the fitted temperature.
+        labels: As `charm_rm.data.preferences.read_labels` returns them; a temperature is fitted to
+            those of the prompts that are not measured.
+        responses: The responses that were scored, for their lengths in characters; without them
+            the lengths are ``n_tokens`` of the scores, where they have it.
         seed: Of the dealing.
 
     Returns:
         One row per method and kind of win rate.
 
     Raises:
-        DataError: If a policy is unknown or has no Elo, or the two share fewer than 30 prompts.
-        ValueError: If there are fewer than two folds, or fewer prompts than folds.
+        DataError: If a policy is unknown or has no Elo, the two share fewer than 30 prompts, the
+            labels are of fewer than 30 scored prompts, or a response is missing.
+        ValueError: If there are fewer than two folds, fewer prompts than folds, or the labels of
+            some folds fit no temperature.
 
     Example:
         >>> from charm_rm.data.arena import read_elo
@@ -170,22 +188,19 @@ def cross_validate(
         raise ValueError(f"folds must be 2 to {n_prompts}, the number of prompts; got {n_folds}")
     task = _Task(
         values=matrix.values,
+        prompts=matrix.prompts,
         elo=elo.ratings(matrix.policies)[:, 0],
         over_valued=matrix.policies.index(over_valued),
         reference=matrix.policies.index(reference),
         categories=_category_codes(scores, matrix.prompt_ids),
+        lengths=_known_lengths(scores, matrix, responses),
+        labels=None if labels is None else place_labels(matrix, labels),
         kind="sigmoid",
         temperature=temperature,
     )
     shared = len(np.unique(matrix.prompts[np.isfinite(task.margins)]))
     require_shared_prompts(shared, policy=over_valued, reference=reference)
     folds = (np.random.default_rng(seed).permutation(n_prompts) % n_folds)[matrix.prompts]
-    methods = _methods(task, _lengths(scores, matrix.policies))
-    rows = [
-        _measure(name, replace(task, kind=kind), method, folds, matrix.prompts, seed)
-        for kind in ("sigmoid", "hard")
-        for name, method in methods.items()
-    ]
     return CrossValidation(
         over_valued=over_valued,
         reference=reference,
@@ -193,46 +208,65 @@ def cross_validate(
         n_prompts=shared,
         temperature=temperature,
         seed=seed,
-        rows=tuple(rows),
+        rows=tuple(_measure_all(task, folds, seed=seed)),
     )
 
 
-def _methods(task: _Task, lengths: Floats | None) -> dict[str, Method]:
-    found: dict[str, Method] = {
-        "none": lambda task, _: np.zeros_like(task.values),
-        "one offset": _one_offset,
-        "one offset, probit": _probit,
-        "joint": _joint,
-        "z-scores": _z_scores,
-    }
+def _measure_all(task: _Task, folds: NDArray[np.int64], *, seed: int) -> Iterator[HeldOut]:
+    """Every method, by the sigmoid and then by the hard win rate."""
+    moved: dict[str, Floats] = {}
+    for kind in get_args(WinRateKind):
+        for name, method in _methods(task).items():
+            if kind == "hard" and method in (_temperature, _temperature_and_offset):
+                continue
+            if kind == "sigmoid" or method in FITTED_TO_ELO:
+                moved[name] = _hold_out(replace(task, kind=kind), method, folds)
+            calibrated = replace(task, values=moved[name], kind=kind)
+            yield _measure(calibrated, method=name, seed=seed)
+
+
+def _hold_out(task: _Task, method: Method, folds: NDArray[np.int64]) -> Floats:
+    """Calibrated scores, those of each fold by the fit on the other folds."""
+    moved = np.empty_like(task.values)
+    for fold in range(folds.max() + 1):
+        moved[folds == fold] = method(task, folds != fold)[folds == fold]
+    return moved
+
+
+def _methods(task: _Task) -> dict[str, Method]:
+    found: dict[str, Method] = {"none": _none, "one offset": _one_offset}
+    found["one offset, probit"] = _probit
     if task.categories is not None:
-        found["by category"] = lambda task, fit: _by_category(task, fit, shrink=False)
-        found["by category, shrunk"] = lambda task, fit: _by_category(task, fit, shrink=True)
-    if lengths is not None:
-        shift = remove_length_trend(task.values, lengths) - task.values
-        found["less length trend"] = lambda _task, _fit: shift
+        found |= {"by category": _by_category, "by category, shrunk": _by_category_shrunk}
+    found |= {"joint": _joint, "z-scores": _z_scores}
+    if task.lengths is not None:
+        found["less length trend"] = _less_length_trend
+    if task.labels is not None:
+        found |= {"temperature": _temperature, "temperature, one offset": _temperature_and_offset}
     return found
+
+
+def _none(task: _Task, _fit: NDArray[np.bool_]) -> Floats:
+    return task.values
 
 
 def _one_offset(task: _Task, fit: NDArray[np.bool_]) -> Floats:
     margins = task.margins[fit]
-    margins = margins[np.isfinite(margins)]
-    if task.kind == "hard":
-        return _on_policy(task, solve_hard_offset(margins, task.target))
-    return _on_policy(task, solve_offset(margins, task.target, temperature=task.temperature))
+    offset = reach_win_rate(
+        margins[np.isfinite(margins)], task.target, kind=task.kind, temperature=task.temperature
+    )
+    return _move_policy(task, offset)
 
 
 def _probit(task: _Task, fit: NDArray[np.bool_]) -> Floats:
     margins = task.margins[fit]
-    return _on_policy(
-        task,
-        probit_offset(
-            margins[np.isfinite(margins)], task.target, kind=task.kind, temperature=task.temperature
-        ),
+    offset = probit_offset(
+        margins[np.isfinite(margins)], task.target, kind=task.kind, temperature=task.temperature
     )
+    return _move_policy(task, offset)
 
 
-def _by_category(task: _Task, fit: NDArray[np.bool_], *, shrink: bool) -> Floats:
+def _by_category(task: _Task, fit: NDArray[np.bool_], *, shrink: bool = False) -> Floats:
     if task.categories is None:
         raise ValueError("there are no categories")
     used = fit & np.isfinite(task.margins)
@@ -242,13 +276,18 @@ def _by_category(task: _Task, fit: NDArray[np.bool_], *, shrink: bool) -> Floats
         categories=task.categories[used],
         kind=task.kind,
         temperature=task.temperature,
+        prompts=task.prompts[used],
         shrink=shrink,
     )
     # a category that no fitted prompt has takes the global offset
     group = np.full(task.categories.max() + 1, -1)
     group[: len(found.group_of)] = found.group_of
     by_code = np.where(group >= 0, found.offsets[group], found.global_offset)
-    return _on_policy(task, by_code[task.categories])
+    return _move_policy(task, by_code[task.categories])
+
+
+def _by_category_shrunk(task: _Task, fit: NDArray[np.bool_]) -> Floats:
+    return _by_category(task, fit, shrink=True)
 
 
 def _joint(task: _Task, fit: NDArray[np.bool_]) -> Floats:
@@ -259,43 +298,60 @@ def _joint(task: _Task, fit: NDArray[np.bool_]) -> Floats:
         kind=task.kind,
         temperature=task.temperature,
     )
-    return np.broadcast_to(found.offsets, task.values.shape)
+    return np.asarray(task.values + found.offsets)
 
 
 def _z_scores(task: _Task, fit: NDArray[np.bool_]) -> Floats:
-    """Mean and spread of each policy are those of the fitted prompts."""
-    mean, spread = np.nanmean(task.values[fit], axis=0), np.nanstd(task.values[fit], axis=0)
-    return np.asarray((task.values - mean) / spread - task.values)
+    return standardize_scores(task.values, fit=fit)
 
 
-def _on_policy(task: _Task, offset: float | Floats) -> Floats:
-    shift = np.zeros_like(task.values)
-    shift[:, task.over_valued] = offset
-    return shift
+def _less_length_trend(task: _Task, fit: NDArray[np.bool_]) -> Floats:
+    if task.lengths is None:
+        raise ValueError("the lengths of the responses are not known")
+    return remove_length_trend(task.values, task.lengths, fit=fit)
 
 
-def _measure(
-    name: str,
-    task: _Task,
-    method: Method,
-    folds: NDArray[np.int64],
-    prompts: NDArray[np.int64],
-    seed: int,
-) -> HeldOut:
-    """One method on all folds: each row is moved as the fit on the other folds says."""
-    moved = np.empty_like(task.values)
-    for fold in range(folds.max() + 1):
-        moved[folds == fold] = (task.values + method(task, folds != fold))[folds == fold]
-    calibrated = replace(task, values=moved)
-    outcomes = wins(calibrated.margins, kind=task.kind, temperature=task.temperature)
-    low, high = _interval(outcomes, task.target, prompts, seed)
-    rates = win_rate_matrix(moved, kind=task.kind, temperature=task.temperature)
+def _temperature(task: _Task, fit: NDArray[np.bool_]) -> Floats:
+    """Scores in units such that the task's temperature reads them as the fitted one would."""
+    if task.labels is None:
+        raise ValueError("there are no labels")
+    used = fit[task.labels.rows]
+    margins, outcomes = task.labels.margins(task.values)[used], task.labels.outcomes[used]
+    return np.asarray(
+        task.values * (task.temperature / fit_temperature(margins, outcomes=outcomes))
+    )
+
+
+def _temperature_and_offset(task: _Task, fit: NDArray[np.bool_]) -> Floats:
+    return _one_offset(replace(task, values=_temperature(task, fit)), fit)
+
+
+FITTED_TO_ELO: tuple[Method, ...] = (  # these differ by the win rate that they fit
+    _one_offset,
+    _probit,
+    _by_category,
+    _by_category_shrunk,
+    _joint,
+)
+
+
+def _move_policy(task: _Task, offset: float | Floats) -> Floats:
+    moved = task.values.copy()
+    moved[:, task.over_valued] += offset
+    return moved
+
+
+def _measure(task: _Task, *, method: str, seed: int) -> HeldOut:
+    """The held-out scores of one method against Elo."""
+    outcomes = wins(task.margins, kind=task.kind, temperature=task.temperature)
+    low, high = _interval(outcomes, task, seed=seed)
+    rates = win_rate_matrix(task.values, kind=task.kind, temperature=task.temperature)
     expected = expected_win_rate(task.elo[:, None], task.elo)
     pairs = ~np.eye(len(task.elo), dtype=bool) & np.isfinite(rates)
     others = [at for at in range(len(task.elo)) if at not in (task.over_valued, task.reference)]
     against = signed_mismatch(rates[:, task.reference], expected[:, task.reference])
     return HeldOut(
-        method=name,
+        method=method,
         win_rate=task.kind,
         signed_mismatch=float(signed_mismatch(np.nanmean(outcomes), task.target)),
         mismatch_low=low,
@@ -306,14 +362,13 @@ def _measure(
     )
 
 
-def _interval(
-    outcomes: Floats, target: float, prompts: NDArray[np.int64], seed: int
-) -> tuple[float, float]:
+def _interval(outcomes: Floats, task: _Task, *, seed: int) -> tuple[float, float]:
     rng = np.random.default_rng(seed)
-    blocks = resample_counts(int(prompts.max()) + 1, n_resamples=N_RESAMPLES, rng=rng)
-    rates = [resampled_means(outcomes[:, None], counts[:, prompts])[:, 0] for counts in blocks]
-    mismatch = signed_mismatch(np.concatenate(rates), target)
-    low, high = percentile_interval(mismatch, n_prompts=len(np.unique(prompts)), level=LEVEL)
+    blocks = resample_counts(int(task.prompts.max()) + 1, n_resamples=N_RESAMPLES, rng=rng)
+    rates = [resampled_means(outcomes[:, None], counts[:, task.prompts])[:, 0] for counts in blocks]
+    mismatch = signed_mismatch(np.concatenate(rates), task.target)
+    n_prompts = len(np.unique(task.prompts[np.isfinite(outcomes)]))
+    low, high = percentile_interval(mismatch, n_prompts=n_prompts, level=LEVEL)
     return float(low), float(high)
 
 
@@ -338,9 +393,9 @@ def _category_codes(scores: pl.DataFrame, prompt_ids: tuple[str, ...]) -> NDArra
     return np.unique(np.array(labels, dtype=str), return_inverse=True)[1]
 
 
-def _lengths(scores: pl.DataFrame, policies: tuple[str, ...]) -> Floats | None:
-    """Tokens of each response, in the layout of the score matrix."""
-    if "n_tokens" not in scores.columns or scores["n_tokens"].null_count():
+def _known_lengths(
+    scores: pl.DataFrame, matrix: ScoreMatrix, responses: pl.DataFrame | None
+) -> Floats | None:
+    if responses is None and "n_tokens" not in scores.columns:
         return None
-    lengths = scores.with_columns(pl.col("n_tokens").cast(pl.Float64).alias("score"))
-    return score_matrix(lengths, policies).values
+    return length_matrix(scores, matrix, responses=responses)

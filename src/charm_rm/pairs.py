@@ -1,10 +1,12 @@
 """Calibrated preference data: on each prompt, which response the offset scores prefer.
 
-The candidates are the policies that have an offset, and the reference. Of two, the chosen response
-is the one with the higher score after the offset (paper, section 4.2); of more, the best is set
-against the worst (A.6), or every two. A tie gives no pair: it teaches nothing.
+The candidates are the policies that have an offset, and the reference, or those that are named. Of
+two, the chosen response is the one with the higher score after the offset (paper, section 4.2);
+of more, the best is set against the worst (A.6), or every two. A tie gives no pair: it teaches
+nothing. Scores that are calibrated already (`charm_rm.calibrate_scores`) need no offsets.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,8 +51,9 @@ class PreferencePairs:
 
 def build_pairs(
     scores: pl.DataFrame,
-    calibration: Calibration,
+    calibration: Calibration | None = None,
     *,
+    policies: Sequence[str] | None = None,
     responses: pl.DataFrame | None = None,
     uncalibrated: bool = False,
     select: Selection = "best-worst",
@@ -62,10 +65,12 @@ def build_pairs(
 
     Args:
         scores: As `charm_rm.data.scores.read_scores` returns them.
-        calibration: The offsets; their policies and the reference are the candidates.
+        calibration: The offsets; scores with a ``raw_score`` are calibrated without them.
+        policies: The candidates; by default the policies of the offsets and the reference, and
+            without offsets all.
         responses: As `charm_rm.data.responses.read_responses` returns them; without them the pairs
             have ids and policies, but no texts.
-        uncalibrated: Leave the offsets out: the twin that shows what they change.
+        uncalibrated: Let the raw scores decide: the twin that shows what a calibration changes.
         select: ``"best-worst"``: the highest against the lowest score of each prompt;
             ``"all"``: every two candidates.
         min_margin: Smallest margin of a pair in score points, itself included.
@@ -76,8 +81,9 @@ def build_pairs(
         The pairs, sorted by prompt, sample and margin, and their counts.
 
     Raises:
-        DataError: If the scores lack a candidate, are of another reward model, the candidates share
-            no prompt, or a scored response is not among the responses.
+        DataError: If the scores lack a candidate, are of another reward model, or are not
+            calibrated although they should be; if there is a single candidate, the candidates
+            share no prompt, or a scored response is not among the responses.
         ValueError: If ``select`` is unknown, the margin band is empty, or ``per_prompt`` is not
             positive.
 
@@ -102,7 +108,8 @@ def build_pairs(
         raise ValueError(f"at most {per_prompt} pairs per prompt leaves none; give 1 or more")
     if select not in ("best-worst", "all"):
         raise ValueError(f"select must be 'best-worst' or 'all', got {select!r}")
-    candidates = _candidates(scores, calibration, uncalibrated=uncalibrated)
+    chosen = _choose_policies(scores, calibration, policies)
+    candidates = _candidates(scores, calibration, policies=chosen, uncalibrated=uncalibrated)
     paired = _best_worst(candidates) if select == "best-worst" else _all_pairs(candidates)
     decided = paired.filter(pl.col("margin") > tie_width(paired["margin"].to_numpy()))
     inside = decided.filter(pl.col("margin").is_between(min_margin, max_margin))
@@ -114,7 +121,7 @@ def build_pairs(
     if per_prompt is not None:
         frame = frame.group_by(KEY, maintain_order=True).head(per_prompt)
     flipped = frame.filter("flipped")
-    policies = candidates["policy"].unique().sort().to_list()
+    names = candidates["policy"].unique().sort().to_list()
     return PreferencePairs(
         frame=frame,
         n_shared=candidates.select(KEY).n_unique(),
@@ -123,10 +130,10 @@ def build_pairs(
         n_equal_texts=len(inside) - len(written),
         n_capped=len(written) - len(frame),
         n_flipped=len(flipped),
-        flips={name: _n_with(flipped, name) for name in policies},
+        flips={name: _n_with(flipped, name) for name in names},
         chosen_share={
             name: int((frame["chosen_policy"] == name).sum()) / max(1, _n_with(frame, name))
-            for name in policies
+            for name in names
         },
     )
 
@@ -135,25 +142,60 @@ def _n_with(frame: pl.DataFrame, policy: str) -> int:
     return int(((frame["chosen_policy"] == policy) | (frame["rejected_policy"] == policy)).sum())
 
 
-def _candidates(
-    scores: pl.DataFrame, calibration: Calibration, *, uncalibrated: bool
-) -> pl.DataFrame:
-    """Rows of the candidates on prompts that at least two of them have; ``used`` decides."""
-    policies = {*(entry.policy for entry in calibration.offsets), calibration.reference}
+def _choose_policies(
+    scores: pl.DataFrame, calibration: Calibration | None, wanted: Sequence[str] | None
+) -> list[str]:
+    """The candidates by name, each of which has scores."""
     known = scores["policy"].unique().sort().to_list()
-    for policy in sorted(policies):
+    if wanted is not None:
+        policies = sorted(set(wanted))
+    elif calibration is not None:
+        moved = {entry.policy for entry in calibration.offsets}
+        policies = sorted({*moved, calibration.reference})
+    else:
+        policies = known
+    for policy in policies:
         if policy not in known:
             raise not_found("policy", policy, known, where="scores")
-    rows = apply_offsets(scores.filter(pl.col("policy").is_in(policies)), calibration)
+    if len(policies) < 2:
+        raise DataError(
+            f"scores: only the policy {policies[0]!r}; a pair needs two, so name another"
+        )
+    return policies
+
+
+def _candidates(
+    scores: pl.DataFrame,
+    calibration: Calibration | None,
+    *,
+    policies: list[str],
+    uncalibrated: bool,
+) -> pl.DataFrame:
+    """Rows of the candidates on prompts that at least two of them have; ``used`` decides."""
+    rows = scores.filter(pl.col("policy").is_in(policies))
+    if calibration is not None:
+        rows = apply_offsets(rows, calibration)
     shared = rows.filter(pl.len().over(KEY) > 1)
     if shared.is_empty():
         raise DataError(
-            f"scores: {', '.join(repr(policy) for policy in sorted(policies))} share no prompt; "
+            f"scores: {', '.join(repr(policy) for policy in policies)} share no prompt; "
             "score responses of all to the same prompts"
         )
-    used = "score" if uncalibrated else "calibrated_score"
+    raw = "raw_score" if "raw_score" in rows.columns else "score"
+    if calibration is None and raw == "score" and not uncalibrated:
+        raise DataError(
+            "scores: as the reward model gave them; give --offsets, or --uncalibrated for pairs by "
+            "the raw scores"
+        )
+    calibrated = "calibrated_score" if calibration is not None else "score"
     category = ["category"] if "category" in rows.columns else []
-    return shared.select(*KEY, "policy", "score", pl.col(used).alias("used"), *category)
+    return shared.select(
+        *KEY,
+        "policy",
+        pl.col(raw).alias("score"),
+        pl.col(raw if uncalibrated else calibrated).alias("used"),
+        *category,
+    )
 
 
 def _best_worst(candidates: pl.DataFrame) -> pl.DataFrame:

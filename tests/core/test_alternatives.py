@@ -5,77 +5,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy.optimize import minimize_scalar
 
 from charm_rm.core.alternatives import (
-    fit_temperature,
     lowess,
     probit_offset,
     remove_length_trend,
+    solve_resampled_probit_offsets,
     standardize_scores,
 )
 from charm_rm.core.offsets import solve_offset
 from charm_rm.core.win_rates import Floats, hard_win_rate, sigmoid_win_rate, win_rate_matrix
 
 margins = arrays(np.float64, st.integers(2, 60), elements=st.floats(-30, 30, width=32))
-
-
-def labelled_margins(seed: int = 0) -> Floats:
-    """Chosen minus rejected, such that 3 score points are one unit of log-odds."""
-    rng = np.random.default_rng(seed)
-    values = 6.0 * rng.normal(size=4000)
-    return np.where(rng.random(4000) < 1 / (1 + np.exp(-values / 3.0)), values, -values)
-
-
-def test_right_in_three_of_four_pairs_means_log_odds_of_log_3() -> None:
-    found = fit_temperature(np.array([5.0, 5.0, 5.0, -5.0]))
-    assert found == pytest.approx(5.0 / np.log(3.0))
-
-
-def test_the_temperature_that_made_the_labels_is_found() -> None:
-    assert fit_temperature(labelled_margins()) == pytest.approx(3.0, rel=0.05)
-
-
-def test_no_other_temperature_has_a_lower_log_loss() -> None:
-    values = labelled_margins(1)
-
-    def loss(temperature: float) -> float:
-        return float(np.mean(np.logaddexp(0.0, -values / temperature)))
-
-    found = minimize_scalar(loss, bounds=(0.1, 50.0), method="bounded", options={"xatol": 1e-9})
-    assert fit_temperature(values) == pytest.approx(found.x, rel=1e-5)
-
-
-@given(st.integers(0, 1000), st.floats(0.001, 1000))
-def test_scaling_the_scores_scales_the_temperature(seed: int, scale: float) -> None:
-    values = np.random.default_rng(seed).normal(0.5, 1.0, size=200)
-    assert fit_temperature(scale * values) == pytest.approx(scale * fit_temperature(values))
-
-
-def test_naming_the_pair_the_other_way_round_changes_nothing() -> None:
-    values = labelled_margins(2)
-    turned = np.random.default_rng(0).random(values.size) < 0.5
-    found = fit_temperature(np.where(turned, -values, values), outcomes=np.where(turned, 0.0, 1.0))
-    assert found == pytest.approx(fit_temperature(values))
-
-
-def test_a_tie_is_half_a_pair_each_way() -> None:
-    halves = fit_temperature(np.array([1.0, 2.0, -1.0, 2.0]), outcomes=[1.0, 0.5, 1.0, 1.0])
-    values = np.array([1.0, 1.0, 2.0, -2.0, -1.0, -1.0, 2.0, 2.0])
-    assert halves == pytest.approx(fit_temperature(values))
-
-
-def test_labels_that_no_temperature_explains_are_refused() -> None:
-    with pytest.raises(ValueError, match="all 2 pairs are ordered as labelled"):
-        fit_temperature(np.array([1.0, 0.1]))
-    with pytest.raises(ValueError, match="do not point toward the labels"):
-        fit_temperature(np.array([1.0, -2.0]))
-    with pytest.raises(ValueError, match="do not point toward the labels"):
-        fit_temperature(np.zeros(3))
-    with pytest.raises(ValueError, match="outcomes must lie between 0 and 1"):
-        fit_temperature(np.array([1.0, 2.0]), outcomes=[1.0, 2.0])
-    with pytest.raises(ValueError, match="need finite margins"):
-        fit_temperature(np.array([1.0, np.nan]))
 
 
 def test_standard_scores_have_mean_0_and_spread_1_per_policy() -> None:
@@ -86,6 +27,12 @@ def test_standard_scores_have_mean_0_and_spread_1_per_policy() -> None:
     assert (np.isnan(found) == np.isnan(scores)).all()
     assert np.nanmean(found, axis=0) == pytest.approx(0.0, abs=1e-12)
     assert np.nanstd(found, axis=0) == pytest.approx(1.0)
+
+
+def test_standard_scores_of_new_prompts_use_the_mean_and_spread_of_the_fitted_ones() -> None:
+    scores = np.array([[1.0, 10.0], [3.0, 30.0], [7.0, np.nan]])
+    found = standardize_scores(scores, fit=np.array([True, True, False]))
+    assert found == pytest.approx(np.array([[-1, -1], [1, 1], [5, np.nan]]), nan_ok=True)
 
 
 def test_standard_scores_forget_which_policy_is_better() -> None:
@@ -162,6 +109,25 @@ def test_a_straight_line_is_its_own_curve(n: int, slope: float, level: float, sp
     x = np.sort(np.random.default_rng(n).normal(size=n)).cumsum()
     if span * n >= 4:
         assert lowess(x, slope * x + level, span=span) == pytest.approx(slope * x + level, abs=1e-6)
+
+
+def test_the_curve_of_some_points_is_given_at_others_and_level_beyond_them() -> None:
+    x, y = curved_data(150)
+    order = np.argsort(x)
+    wanted = np.array([x.min() - 50.0, x[order[70]], x.max() + 50.0])
+    found = lowess(x, y, span=0.5, at=wanted)
+    assert found == pytest.approx(lowess(x, y, span=0.5)[order[[0, 70, -1]]])
+
+
+def test_a_length_trend_is_that_of_the_fitted_rows_alone() -> None:
+    lengths, scores = curved_data(300)
+    table, sizes = scores.reshape(100, 3), lengths.reshape(100, 3)
+    fit = np.arange(100) < 60
+    found = remove_length_trend(table, sizes, fit=fit)
+    assert found[fit] == pytest.approx(remove_length_trend(table[fit], sizes[fit]))
+    spoilt = np.where(fit[:, None], table, table + 99.0)
+    assert remove_length_trend(spoilt, sizes, fit=fit)[fit] == pytest.approx(found[fit])
+    assert remove_length_trend(spoilt, sizes, fit=fit)[~fit] == pytest.approx(found[~fit] + 99.0)
 
 
 def test_an_outlier_does_not_bend_the_robust_curve() -> None:
@@ -251,6 +217,18 @@ def test_swapping_and_scaling_act_on_the_probit_shift_as_on_the_root(
     assert probit_offset(-values, 1 - target) == pytest.approx(-shift, abs=1e-9)
     scaled = probit_offset(scale * values, target, temperature=scale)
     assert scaled == pytest.approx(scale * shift, rel=1e-9, abs=1e-9 * scale)
+
+
+def test_resampled_probit_shifts_equal_one_resample_at_a_time() -> None:
+    rng = np.random.default_rng(0)
+    values = 1e4 + rng.normal(size=37)
+    counts = rng.integers(0, 4, size=(20, 37)).astype(np.float64)
+    aims = rng.uniform(0.1, 0.9, size=20)
+    for kind in ("sigmoid", "hard"):
+        found = solve_resampled_probit_offsets(values, counts, targets=aims, kind=kind)
+        for row, aim, offset in zip(counts, aims, found, strict=True):
+            drawn = np.repeat(values, row.astype(int))
+            assert offset == pytest.approx(probit_offset(drawn, aim, kind=kind), abs=1e-9)
 
 
 def test_bad_probit_settings_are_refused() -> None:

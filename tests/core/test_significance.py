@@ -11,7 +11,7 @@ from charm_rm.core.significance import (
     benjamini_hochberg,
     correlation_interval,
     detectable_mismatch,
-    normal_interval,
+    student_interval,
     two_sided_p_value,
 )
 from charm_rm.core.win_rates import Floats
@@ -20,7 +20,7 @@ p_values = arrays(np.float64, st.integers(1, 30), elements=st.floats(0, 1))
 
 
 def test_a_95_percent_interval_reaches_1_96_errors_to_each_side() -> None:
-    low, high = normal_interval([1.0, 2.0], standard_error=[1.0, 0.0])
+    low, high = student_interval([1.0, 2.0], standard_error=[1.0, 0.0])
     assert low == pytest.approx([1 - 1.959964, 2.0])
     assert high == pytest.approx([1 + 1.959964, 2.0])
 
@@ -28,7 +28,7 @@ def test_a_95_percent_interval_reaches_1_96_errors_to_each_side() -> None:
 def test_an_interval_leaves_0_out_where_the_p_value_is_below_1_minus_its_level() -> None:
     estimates = np.linspace(-3, 3, 61)
     for level in (0.8, 0.95):
-        low, high = normal_interval(estimates, standard_error=1.0, level=level)
+        low, high = student_interval(estimates, standard_error=1.0, level=level)
         significant = two_sided_p_value(estimates, standard_error=1.0) < 1 - level
         assert (((low > 0) | (high < 0)) == significant).all()
 
@@ -108,7 +108,7 @@ def test_uncertain_ratings_limit_what_any_number_of_prompts_can_show() -> None:
 
 def test_bad_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="level must lie"):
-        normal_interval(0.0, standard_error=1.0, level=95)
+        student_interval(0.0, standard_error=1.0, level=95)
     with pytest.raises(ValueError, match="has no interval"):
         correlation_interval(1.0, standard_error=0.1)
     with pytest.raises(ValueError, match="negative"):

@@ -9,7 +9,8 @@ from builders import make_responses, make_scores
 
 from charm_rm.calibrate import calibrate_pair
 from charm_rm.data.arena import read_elo
-from charm_rm.data.preferences import write_preferences
+from charm_rm.data.preferences import read_labels, write_preferences
+from charm_rm.data.prompts import as_messages, prompt_digest
 from charm_rm.data.tables import DataError, read_table
 from charm_rm.pairs import build_pairs
 
@@ -88,3 +89,51 @@ def test_json_lines_are_plain_objects(tmp_path: Path, frame: pl.DataFrame) -> No
     write_preferences(frame, tmp_path / "pairs.jsonl")
     first = json.loads((tmp_path / "pairs.jsonl").read_text(encoding="utf-8").splitlines()[0])
     assert first["prompt"] == frame["prompt"][0].to_list()
+
+
+def test_labels_are_read_from_pairs_from_a_judge_and_from_votes(
+    tmp_path: Path, frame: pl.DataFrame
+) -> None:
+    write_preferences(frame, tmp_path / "pairs.parquet")
+    pairs = read_labels([tmp_path / "pairs.parquet"])
+    assert pairs["policy_a"].to_list() == frame["chosen_policy"].to_list()
+    assert set(pairs["outcome"]) == {1.0}
+    judged = [
+        {"instruction": "Hi", "generator_1": "a", "generator_2": "b", "preference": 1.0},
+        {"instruction": "Ho", "generator_1": "a", "generator_2": "b", "preference": 1.75},
+    ]
+    (tmp_path / "annotations.json").write_text(json.dumps(judged), encoding="utf-8")
+    hi = prompt_digest(as_messages("Hi"))
+    found = read_labels([tmp_path / "annotations.json"])
+    assert found.row(0) == (hi, 0, "a", "b", 1.0)
+    assert found["outcome"].to_list() == [1.0, 0.25]
+    (tmp_path / "votes.csv").write_text(
+        "prompt_id,model_a,model_b,winner\n7,a,b,tie (bothbad)\n7,a,b,model_b\n"
+    )
+    votes = read_labels([tmp_path / "votes.csv", tmp_path / "annotations.json"])
+    assert votes["outcome"].to_list() == [0.5, 0.0, 1.0, 0.25]
+    assert votes.row(0) == ("7", 0, "a", "b", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("prompt_id,chosen,rejected\np,x,y\n", "no labelled pairs: neither chosen_policy"),
+        ("prompt_id,model_a,model_b,winner\np,a,b,draw\n", "winner is 'draw'"),
+        ("chosen_policy,rejected_policy\na,b\n", "no column 'prompt_id'"),
+        ("prompt_id,chosen_policy,rejected_policy\n", "no rows"),
+        ("prompt_id,chosen_policy,rejected_policy\np,a,a\n", "row 1 is .*a label needs"),
+        ("prompt_id,chosen_policy,rejected_policy\np,a,b\n,a,b\n", "row 2 is .*a label needs"),
+        (
+            "prompt_id,generator_1,generator_2,preference\np,a,b,2\np,a,b,0\n",
+            "row 2: preference is 0; it must be 1",
+        ),
+        ("prompt_id,generator_1,generator_2,preference\np,a,b,\n", "row 1: preference is None"),
+    ],
+)
+def test_labels_that_cannot_be_trusted_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "labels.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_labels([tmp_path / "labels.csv"])
+    with pytest.raises(DataError, match="name at least one file"):
+        read_labels([])

@@ -39,6 +39,17 @@ def test_the_same_prompt_has_the_same_id_as_text_and_as_messages(tmp_path: Path)
     assert frame["policy"].to_list() == ["a", "b"]
 
 
+@pytest.mark.parametrize("name", ["mixed.jsonl", "mixed.json"])
+def test_prompts_may_be_texts_and_messages_in_one_file(tmp_path: Path, name: str) -> None:
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Ho"}]
+    rows: list[dict[str, Any]] = [GOOD, GOOD | {"prompt": turns}, GOOD | {"prompt": "[1] Hm"}]
+    text = json.dumps(rows) if name.endswith(".json") else "\n".join(map(json.dumps, rows))
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    found = read_responses([tmp_path / name])
+    assert found["prompt"].to_list() == [as_messages("Hi"), turns, as_messages("[1] Hm")]
+    assert found["prompt_id"][0] == prompt_digest(as_messages("Hi"))
+
+
 def test_an_id_that_came_with_the_data_is_kept(tmp_path: Path) -> None:
     path = write(tmp_path, [{"prompt_id": 7, "prompt": "Hi", "response": "x", "policy": "a"}])
     assert read_responses([path])["prompt_id"].to_list() == ["7"]
@@ -90,8 +101,8 @@ GOOD = {"prompt": "Hi", "response": "x", "policy": "a"}
             "'role' and 'content' must be texts",
         ),
         (
-            [GOOD, GOOD | {"prompt": [{"role": "user", "content": "Ho"}]}],
-            "row 2: a list of messages among prompts that are plain text",
+            [GOOD, GOOD | {"prompt": '[{"role": "user", "content": "Ho"}]'}],
+            "row 2: the prompt is a list of messages written as text",
         ),
         ([{"prompt": 3, "response": "x", "policy": "a"}], "row 1: prompt is 3"),
     ],

@@ -65,6 +65,13 @@ def test_bytes_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
         read_table(tmp_path / "t.json")
 
 
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl", "t.json"])
+def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path, name: str) -> None:
+    text = {"t.csv": "a,b\n1,x\n", "t.jsonl": '{"a": 1, "b": "x"}\n', "t.json": '[{"a":1,"b":"x"}]'}
+    (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + text[name].encode())
+    assert tables.read_table(tmp_path / name).to_dicts() == [{"a": 1, "b": "x"}]
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none\.parquet: no such file"):
         read_table(tmp_path / "none.parquet")

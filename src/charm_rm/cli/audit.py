@@ -9,20 +9,31 @@ from charm_rm.cli.options import (
     By,
     Json,
     MixProvenance,
+    RatedOnly,
     Resamples,
     Scores,
     Seed,
     Temperature,
+    TemperatureFrom,
     WinRate,
     WinRateOption,
+    choose_temperature,
+    keep_rated,
 )
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from charm_rm.audit import Audit, PolicyAudit
     from charm_rm.compare import CategoryAudits, EloChanges
-    from charm_rm.data.arena import EloTable
+
+
+# The verdicts as a word in a cell.
+VERDICTS = {
+    "over-valued": "over",
+    "under-valued": "under",
+    "not shown": "",
+    "too few prompts": "few",
+    "reference": "",
+}
 
 
 def audit(
@@ -42,11 +53,10 @@ def audit(
         ),
     ] = None,
     win_rate: WinRateOption = WinRate.SIGMOID,
-    temperature: Temperature = 1.0,
+    temperature: Temperature = None,
+    temperature_from: TemperatureFrom = None,
     by: By = None,
-    rated_only: Annotated[
-        bool, typer.Option("--rated-only", help="Leave out policies that have no Elo.")
-    ] = False,
+    rated_only: RatedOnly = False,
     resamples: Resamples = 1000,
     seed: Seed = 0,
     mix_provenance: MixProvenance = False,
@@ -65,8 +75,9 @@ def audit(
     if len(tables) > 2 or (len(tables) == 2 and by is not None):
         raise typer.BadParameter("at most two, and one together with --by", param_hint="--elo")
     table = read_scores(scores, by=by or "category", mix_provenance=mix_provenance)
-    table = _rated(table, tables) if rated_only else table
-    settings: dict[str, Any] = {"win_rate": win_rate.value, "temperature": temperature}
+    table = keep_rated(table, tables) if rated_only else table
+    chosen, fitted = choose_temperature(table, temperature, temperature_from)
+    settings: dict[str, Any] = {"win_rate": win_rate.value, "temperature": chosen}
     drawn: dict[str, Any] = {"n_resamples": resamples, "seed": seed}
     result: Audit | CategoryAudits | EloChanges
     if by is not None:
@@ -77,17 +88,10 @@ def audit(
         if len(tables) == 2:
             result = compare_elo(table, *tables, reference=result.reference, **settings)
     if json:
-        print_json(result.to_json())
+        fit = {"temperature_fit": fitted.to_json()} if fitted else {}
+        print_json(result.to_json() | fit)
     else:
         _print(result)
-
-
-def _rated(table: "pl.DataFrame", tables: "list[EloTable]") -> "pl.DataFrame":
-    """The scores of policies that every table rates; the others are named."""
-    rated = set.intersection(*(set(elo.models) for elo in tables))
-    unrated = sorted(set(table["policy"]) - rated)
-    say(f"left out, without Elo: {', '.join(unrated) or 'none'}")
-    return table.filter(~table["policy"].is_in(unrated))
 
 
 def _print(result: "Audit | CategoryAudits | EloChanges") -> None:
@@ -104,7 +108,9 @@ def _print(result: "Audit | CategoryAudits | EloChanges") -> None:
 
 def print_audit(result: "Audit") -> None:
     """The audit as a table for people, with its conclusion below."""
-    names = ("Elo", "score", "expected", "sigmoid", "hard", "mismatch", "95% interval", "")
+    from charm_rm.audit import LEAST_MISMATCH, SIGNIFICANCE
+
+    names = ("Elo", "score", "expected", "sigmoid", "hard", "mismatch", "95% interval", "verdict")
     title = (
         f"{result.reward_model}: win rate against {result.reference} "
         f"(Elo of {result.elo_date or 'unknown date'})"
@@ -118,6 +124,11 @@ def print_audit(result: "Audit") -> None:
         f"Spearman {_two_digits(result.spearman)}. "
         f"Mismatch from the {kind} win rate, signed (Eq. 5)."
     )
+    console.print(
+        f"Over-valued, under-valued: surely (a share of {SIGNIFICANCE:g} of such verdicts, or "
+        f"less, is expected to be wrong). Not shown: a mismatch of {LEAST_MISMATCH:g} would "
+        "probably have been. Too few prompts: it could have been missed."
+    )
     if result.suggested_pair is None:
         console.print("No policy lies above its expected win rate.")
     else:
@@ -129,11 +140,12 @@ def print_audit(result: "Audit") -> None:
 
 
 def _print_categories(result: "CategoryAudits") -> None:
-    """Signed mismatch of each policy in each category; a star where the verdict is sure."""
+    """Signed mismatch of each policy in each category, with a word for the verdict."""
+    from charm_rm.audit import SIGNIFICANCE
+
     first = next(iter(result.audits.values()))
     cells = {
-        (name, entry.policy): f"{entry.signed_mismatch:+.3f}"
-        + ("*" if entry.verdict.endswith("valued") else " ")
+        (name, entry.policy): f"{VERDICTS[entry.verdict]} {entry.signed_mismatch:+.3f}"
         for name, audit in result.audits.items()
         for entry in audit.policies
     }
@@ -148,7 +160,11 @@ def _print_categories(result: "CategoryAudits") -> None:
         f"{first.reward_model}: signed mismatch against {first.reference}, by category (prompts)"
     )
     _print_table(title, names, rows)
-    page().print("\n* over- or under-valued, adjusted for the number of policies in the category.")
+    page().print(
+        "\nover, under: over- or under-valued, surely (in each category a share of "
+        f"{SIGNIFICANCE:g} of such verdicts, or less, is expected to be wrong). few: too few "
+        "prompts to tell. no word: not shown."
+    )
     for what, small in (("merged", result.merged), ("left out", result.left_out)):
         if small:
             say(f"{what}, under 30 prompts each: {', '.join(small)}")
@@ -178,7 +194,8 @@ def _print_table(title: str, names: "tuple[str, ...] | list[str]", rows: list[An
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("policy", overflow="fold")
     for name in names:
-        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+        justify: Any = "left" if name in ("", "verdict") else "right"
+        table.add_column(name, justify=justify, no_wrap=True)
     for row in rows:
         table.add_row(*row)
     page().print(table)

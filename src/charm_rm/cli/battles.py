@@ -78,7 +78,7 @@ def battles(
         after=cured,
         seen=seen if seen is not None else calibrated,
         win_rate=win_rate.value,
-        temperature=temperature,
+        temperature=1.0 if temperature is None else temperature,
         n_resamples=resamples,
         seed=seed,
     )

@@ -1,6 +1,7 @@
 """``charm calibrate``: the offsets that bring policies to their Elo-expected win rates."""
 
-from typing import TYPE_CHECKING, Annotated
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,17 +12,43 @@ from charm_rm.cli.options import (
     Force,
     Json,
     MixProvenance,
+    RatedOnly,
     Resamples,
     Scores,
     Seed,
     Temperature,
+    TemperatureFrom,
     WinRate,
     WinRateOption,
+    choose_temperature,
+    keep_rated,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import polars as pl
+
+    from charm_rm.calibrate_scores import CalibratedScores
     from charm_rm.cross_validate import CrossValidation
+    from charm_rm.data.arena import EloTable
     from charm_rm.data.offsets import Calibration
+
+SCORE_SUFFIXES = (".parquet", ".csv", ".jsonl")
+
+
+class Method(StrEnum):
+    """How scores are corrected; the last two change each score, and write a score table."""
+
+    OFFSET = "offset"
+    PROBIT = "probit"
+    Z_SCORE = "z-score"
+    LENGTH = "length"
+
+    @property
+    def makes_scores(self) -> bool:
+        """Whether the result is a table of scores, and no offsets."""
+        return self in (Method.Z_SCORE, Method.LENGTH)
 
 
 def calibrate(
@@ -30,8 +57,9 @@ def calibrate(
     out: Annotated[
         str | None,
         typer.Option(
-            metavar="OFFSETS",
-            help="Offsets file to write (JSON); needed unless --cross-validate.",
+            metavar="OFFSETS|SCORES",
+            help="Offsets file to write (.json), or with --method z-score or length the calibrated "
+            "scores; needed unless --cross-validate.",
             show_default=False,
         ),
     ] = None,
@@ -45,7 +73,8 @@ def calibrate(
     ] = None,
     elo: Elo = "table7",
     win_rate: WinRateOption = WinRate.SIGMOID,
-    temperature: Temperature = 1.0,
+    temperature: Temperature = None,
+    temperature_from: TemperatureFrom = None,
     by: By = None,
     no_shrink: Annotated[
         bool,
@@ -57,12 +86,29 @@ def calibrate(
         bool,
         typer.Option("--joint", help="Offsets of all policies at once, against the Elo matrix."),
     ] = False,
+    method: Annotated[
+        Method,
+        typer.Option(
+            help="The offset; its closed form for normal margins; or, to compare with, z-scores "
+            "per policy, or scores less their trend in response length."
+        ),
+    ] = Method.OFFSET,
+    responses: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Responses that were scored, for their lengths in characters; repeat for more "
+            "files. Without them, lengths are n_tokens of the scores (prompt included).",
+            show_default=False,
+        ),
+    ] = None,
+    rated_only: RatedOnly = False,
     cross_validate: Annotated[
         int | None,
         typer.Option(
             metavar="FOLDS",
             min=2,
-            help="Fit on some prompts, measure on the others, by every method; writes no offsets.",
+            help="Fit on some prompts, measure on the others, by every method; writes nothing.",
             show_default=False,
         ),
     ] = None,
@@ -77,103 +123,147 @@ def calibrate(
     Example: charm calibrate scores.parquet --over-valued gemma-2-9b-it-SimPO
     --reference gpt-4o-mini-2024-07-18 --out offsets.json
     """
-    _check_usage(over_valued, by, joint=joint, hard=win_rate is WinRate.HARD)
-    if cross_validate is not None:
-        if over_valued is None:
-            raise typer.BadParameter("needs --over-valued MODEL", param_hint="--cross-validate")
-        _cross_validate(
-            scores,
-            elo=elo,
-            by=by,
-            over_valued=over_valued,
-            reference=reference,
-            n_folds=cross_validate,
-            temperature=temperature,
-            seed=seed,
-            mix_provenance=mix_provenance,
-            as_json=json,
-        )
-        return
-    if out is None:
-        raise typer.BadParameter("say where the offsets go", param_hint="--out")
+    _check_usage(over_valued, by, joint=joint)
+    if cross_validate is None:
+        _check_output(out, method, plain=not joint and by is None, labels=temperature_from)
+    elif over_valued is None:
+        raise typer.BadParameter("needs --over-valued MODEL", param_hint="--cross-validate")
 
-    from charm_rm.calibrate import calibrate_pair
-    from charm_rm.calibrate_many import calibrate_categories, calibrate_jointly
     from charm_rm.data.arena import read_elo
+    from charm_rm.data.responses import read_responses
     from charm_rm.data.scores import read_scores
-    from charm_rm.data.tables import refuse_existing, write_json
+    from charm_rm.data.tables import refuse_existing
 
-    if not out.endswith(".json"):
-        raise typer.BadParameter("offsets are written as .json", param_hint="--out")
-    refuse_existing(out, force=force, inputs=[*scores, elo])
+    inputs = [*scores, elo, *(temperature_from or []), *(responses or [])]
+    if out is not None:
+        refuse_existing(out, force=force, inputs=inputs)
     table = read_scores(scores, by=by or "category", mix_provenance=mix_provenance)
     ratings = read_elo(elo)
-    made_by = record_run([*scores, elo])
-    if over_valued is None:
-        result = calibrate_jointly(
-            table, ratings, reference=reference, temperature=temperature, made_by=made_by
-        )
-    elif by is not None:
-        result = calibrate_categories(
+    table = keep_rated(table, [ratings]) if rated_only else table
+    texts = read_responses(responses) if responses else None
+    pair = {"over_valued": over_valued, "reference": reference}
+    if cross_validate is not None:
+        folds = {"n_folds": cross_validate, "seed": seed, "responses": texts}
+        _cross_validate(
             table,
             ratings,
-            over_valued=over_valued,
-            reference=reference,
-            win_rate=win_rate.value,
             temperature=temperature,
-            shrink=not no_shrink,
-            made_by=made_by,
+            labels=temperature_from,
+            as_json=json,
+            settings={**pair, **folds},
         )
+        return
+    chosen, fitted = choose_temperature(table, temperature, temperature_from)
+    made_by = record_run(inputs) | ({"temperature_fit": fitted.to_json()} if fitted else {})
+    settings: dict[str, Any] = {**pair, "win_rate": win_rate.value, "temperature": chosen}
+    drawn = {"n_resamples": resamples, "seed": seed}
+    if method.makes_scores:
+        settings |= {"method": method.value, "responses": texts, **drawn}
+        _write_scores(
+            table, ratings, str(out), settings=settings, made_by=made_by, force=force, as_json=json
+        )
+        return
+    settings["made_by"] = made_by
+    if by is not None:
+        settings["shrink"] = not no_shrink
+    elif joint:
+        del settings["over_valued"]
+        settings |= drawn
     else:
-        result = calibrate_pair(
-            table,
-            ratings,
-            over_valued=over_valued,
-            reference=reference,
-            win_rate=win_rate.value,
-            temperature=temperature,
-            n_resamples=resamples,
-            seed=seed,
-            made_by=made_by,
-        )
+        settings |= {"method": method.value, **drawn}
+    _write_offsets(table, ratings, str(out), settings=settings, force=force, as_json=json)
+
+
+def _write_offsets(
+    table: "pl.DataFrame",
+    ratings: "EloTable",
+    out: str,
+    *,
+    settings: dict[str, Any],
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Offsets of one pair, by category, or jointly: the settings say which."""
+    from charm_rm.calibrate import calibrate_pair
+    from charm_rm.calibrate_many import calibrate_categories, calibrate_jointly
+    from charm_rm.data.tables import write_json
+
+    if "over_valued" not in settings:
+        result = calibrate_jointly(table, ratings, **settings)
+    elif "shrink" in settings:
+        result = calibrate_categories(table, ratings, **settings)
+    else:
+        result = calibrate_pair(table, ratings, **settings)
     warn(result.warnings)
     write_json(result.to_json(), out, force=force)
-    if json:
+    if as_json:
         print_json(result.to_json())
     else:
         say_offsets(result)
         say(f"wrote {out}")
 
 
-def _cross_validate(
-    scores: list[str],
+def _write_scores(
+    table: "pl.DataFrame",
+    ratings: "EloTable",
+    out: str,
     *,
-    elo: str,
-    by: str | None,
-    over_valued: str,
-    reference: str,
-    n_folds: int,
-    temperature: float,
-    seed: int,
-    mix_provenance: bool,
+    settings: dict[str, Any],
+    made_by: dict[str, Any],
+    force: bool,
     as_json: bool,
+) -> None:
+    """Calibrated scores, and what they do to the mismatches."""
+    from charm_rm.calibrate_scores import calibrate_scores
+    from charm_rm.data.tables import write_table
+
+    result = calibrate_scores(table, ratings, **settings)
+    write_table(result.frame, out, force=force)
+    if as_json:
+        print_json(result.to_json() | {"out": out, "made_by": made_by})
+    else:
+        _say_scores(result)
+        say(f"wrote {out}: scores of {result.reward_model!r}")
+
+
+def _say_scores(result: "CalibratedScores") -> None:
+    before, after = result.before, result.after
+    say(
+        f"{result.over_valued} against {result.reference}: {result.win_rate} win rate "
+        f"{before.win_rate:.4f} -> {after.win_rate:.4f}; signed mismatch "
+        f"{before.signed_mismatch:+.4f} -> {after.signed_mismatch:+.4f} "
+        f"(95% interval {after.mismatch_low:+.4f} to {after.mismatch_high:+.4f})"
+    )
+    if before.others_mismatch is not None and after.others_mismatch is not None:
+        say(
+            f"the other policies: mean Mismatch Degree {before.others_mismatch:.4f} -> "
+            f"{after.others_mismatch:.4f}"
+        )
+
+
+def _cross_validate(
+    table: "pl.DataFrame",
+    ratings: "EloTable",
+    *,
+    temperature: float | None,
+    labels: list[str] | None,
+    as_json: bool,
+    settings: dict[str, Any],
 ) -> None:
     """The table of held-out mismatches, by method and kind of win rate."""
     from charm_rm.cross_validate import cross_validate
-    from charm_rm.data.arena import read_elo
-    from charm_rm.data.scores import read_scores
+    from charm_rm.data.preferences import read_labels
 
+    fitted = None
+    if labels is not None:
+        _, fitted = choose_temperature(table, None, labels)
+        settings["labels"] = read_labels(labels)
     result = cross_validate(
-        read_scores(scores, by=by or "category", mix_provenance=mix_provenance),
-        read_elo(elo),
-        over_valued=over_valued,
-        reference=reference,
-        n_folds=n_folds,
-        temperature=temperature,
-        seed=seed,
+        table, ratings, temperature=1.0 if temperature is None else temperature, **settings
     )
     if as_json:
-        print_json(result.to_json())
+        fit = {"temperature_fit": fitted.to_json()} if fitted else {}
+        print_json(result.to_json() | fit)
     else:
         print_held_out(result)
 
@@ -210,9 +300,14 @@ def print_held_out(result: "CrossValidation") -> None:
         "\nMismatch: signed (Eq. 5). By category, other policies: mean Mismatch Degree. "
         "Matrix: root mean square of win rate minus expected win rate over all pairs."
     )
+    if any(row.method.startswith("temperature") for row in result.rows):
+        console.print(
+            "Temperature: fitted to the labels of the other parts; the other rows read margins at "
+            f"{result.temperature:g}. It moves no hard win rate."
+        )
 
 
-def _check_usage(over_valued: str | None, by: str | None, *, joint: bool, hard: bool) -> None:
+def _check_usage(over_valued: str | None, by: str | None, *, joint: bool) -> None:
     if joint == (over_valued is not None):
         raise typer.BadParameter(
             "give --over-valued MODEL for one pair, or --joint for all policies",
@@ -220,11 +315,26 @@ def _check_usage(over_valued: str | None, by: str | None, *, joint: bool, hard: 
         )
     if joint and by is not None:
         raise typer.BadParameter("not together with --joint", param_hint="--by")
-    if joint and hard:
+
+
+def _check_output(
+    out: str | None, method: Method, *, plain: bool, labels: list[str] | None
+) -> None:
+    """A place to write to that suits the method, and no option that it could not heed."""
+    if method is not Method.OFFSET and not plain:
+        raise typer.BadParameter("not together with --joint or --by", param_hint="--method")
+    if method.makes_scores and labels is not None:
         raise typer.BadParameter(
-            "joint offsets fit the sigmoid win rate; a small --temperature comes near the hard one",
-            param_hint="--win-rate",
+            f"{method.value} changes the scores; fit a temperature to what it writes, with charm "
+            "audit",
+            param_hint="--temperature-from",
         )
+    if out is None:
+        raise typer.BadParameter("say where the result goes", param_hint="--out")
+    wanted = SCORE_SUFFIXES if method.makes_scores else (".json",)
+    if not out.endswith(wanted):
+        what = "scores are" if method.makes_scores else "offsets are"
+        raise typer.BadParameter(f"{what} written as {' or '.join(wanted)}", param_hint="--out")
 
 
 def say_offsets(result: "Calibration") -> None:
@@ -249,6 +359,10 @@ def say_offsets(result: "Calibration") -> None:
         say(
             f"win rates of {n} policies against each other: root mean square of what is left "
             f"{result.joint['rmse_before']:.4f} -> {result.joint['rmse']:.4f} "
-            f"({n - 1} offsets for {n * (n - 1) // 2} pairs; gradient norm "
-            f"{result.joint['gradient_norm']:.0e})"
+            f"({n - 1} offsets for {n * (n - 1) // 2} pairs{_converged(result.joint)})"
         )
+
+
+def _converged(joint: "Mapping[str, Any]") -> str:
+    norm = joint["gradient_norm"]  # hard win rates have no gradient
+    return "" if norm is None else f"; gradient norm {norm:.0e}"

@@ -1,5 +1,7 @@
 """What the commands share: where words go, how errors end, and how a run is recorded."""
 
+import contextlib
+import errno
 import hashlib
 import importlib.util
 import json
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PIPE_WIDTH = 140
+UNWRITABLE = (errno.EBADF, errno.ENOSPC, errno.EIO)  # of files, the writers say which
 
 
 class MissingExtraError(Exception):
@@ -59,8 +62,37 @@ def fail(error: BaseException) -> NoReturn:
     if os.environ.get("CHARM_TRACEBACK") == "1":
         traceback.print_exception(error)
     text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError) and error.filename is None and error.errno in UNWRITABLE:
+        text = f"standard output can't be written ({error.strerror}); give it a file"
     sys.stderr.write(f"error: {text}\n")
+    with contextlib.suppress(OSError):  # which is what was said
+        flush_output()
     sys.exit(1)
+
+
+def reopen_streams() -> None:
+    """Something to write to where a stream was closed before the start: words may be lost there.
+
+    The result may not: its stream can be written to no more than before, and says so in the end.
+    """
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
+    if sys.stdout is None:
+        nowhere = os.open(os.devnull, os.O_RDONLY)
+        sys.stdout = open(nowhere, "w", encoding="utf-8")  # noqa: SIM115, PTH123
+
+
+def flush_output() -> None:
+    """All of the result given out; what can't be must not be tried again when the process ends.
+
+    Raises:
+        OSError: If it can't be given out.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
 
 
 def require_extra(command: str, module: str, extra: str) -> None:

@@ -10,7 +10,7 @@ from charm_rm.cli.battles import battles
 from charm_rm.cli.best_of_n import best_of_n
 from charm_rm.cli.calibrate import calibrate
 from charm_rm.cli.categorize import categorize
-from charm_rm.cli.console import MissingExtraError, fail
+from charm_rm.cli.console import MissingExtraError, fail, flush_output, reopen_streams, say
 from charm_rm.cli.demo import demo
 from charm_rm.cli.doctor import doctor
 from charm_rm.cli.elo import elo
@@ -21,6 +21,8 @@ from charm_rm.cli.prompts import prompts
 from charm_rm.cli.responses import responses
 from charm_rm.cli.score import score
 from charm_rm.cli.selftest import selftest
+
+INTERRUPTED = 130  # status after Ctrl-C, which shells and typer give
 
 app = typer.Typer(
     name="charm",
@@ -69,9 +71,16 @@ def _options(
 
 
 def main() -> None:
-    """Entry point: every foreseen error ends as one line and status 1, usage errors as 2."""
+    """Entry point: every foreseen error ends as one line and status 1, usage errors as 2.
+
+    A reader of standard output that goes away hears no more, and Ctrl-C is one line.
+    """
+    reopen_streams()
+    status: str | int | None = 0
     try:
         app(fill_optional_values(sys.argv[1:]))
+    except SystemExit as end:
+        status = end.code
     except (ValueError, OSError, MissingExtraError) as error:
         fail(error)
     except Exception as error:
@@ -79,3 +88,12 @@ def main() -> None:
         if type(error).__module__.partition(".")[0] != "polars":
             raise
         fail(error)
+    if status == INTERRUPTED:
+        say("interrupted")
+    try:
+        flush_output()
+    except BrokenPipeError:
+        sys.exit(status or 1)
+    except OSError as error:
+        fail(error)
+    sys.exit(status)

@@ -1,10 +1,18 @@
-"""Options that mean the same in every command."""
+"""Options that mean the same in every command, and what reading them takes."""
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from charm_rm.cli.console import say
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from charm_rm.data.arena import EloTable
+    from charm_rm.temperature import LabelTemperature
 
 
 class WinRate(StrEnum):
@@ -34,7 +42,22 @@ Elo = Annotated[
 WinRateOption = Annotated[
     WinRate, typer.Option("--win-rate", help="Win rate that the mismatch and offset are from.")
 ]
-Temperature = Annotated[float, typer.Option(metavar="T", help="Score points per unit of log-odds.")]
+Temperature = Annotated[
+    float | None,
+    typer.Option(metavar="T", help="Score points per unit of log-odds.", show_default="1"),
+]
+TemperatureFrom = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PAIRS",
+        help="Fit the temperature to labels of the scored responses: preference pairs, AlpacaEval "
+        "annotations, votes. Repeat for more files.",
+        show_default=False,
+    ),
+]
+RatedOnly = Annotated[
+    bool, typer.Option("--rated-only", help="Leave out policies that have no Elo.")
+]
 By = Annotated[
     str | None,
     typer.Option(metavar="COLUMN", help="Column of prompt categories.", show_default=False),
@@ -140,3 +163,39 @@ def fill_optional_values(arguments: Sequence[str]) -> list[str]:
         f"{word}=" if word == "--ray" and at < end and follower.startswith("-") else word
         for at, (word, follower) in enumerate(zip(arguments, followers, strict=True))
     ]
+
+
+def choose_temperature(
+    scores: "pl.DataFrame", temperature: float | None, labels: list[str] | None
+) -> "tuple[float, LabelTemperature | None]":
+    """The temperature that was given, or the one that labels give, which is said.
+
+    Raises:
+        BadParameter: If both are given.
+    """
+    if labels is None:
+        return 1.0 if temperature is None else temperature, None
+    if temperature is not None:
+        raise typer.BadParameter("not together with --temperature", param_hint="--temperature-from")
+
+    from charm_rm.data.preferences import read_labels
+    from charm_rm.temperature import fit_label_temperature
+
+    found = fit_label_temperature(scores, read_labels(labels))
+    high = "no bound" if found.high is None else f"{found.high:.4g}"
+    say(
+        f"temperature {found.temperature:.4g} score points per unit of log-odds (95% interval "
+        f"{found.low:.4g} to {high}), fitted to {found.n_labels} labels of {found.n_prompts} "
+        f"prompts; {found.n_unscored} labels of responses without scores left out"
+    )
+    return found.temperature, found
+
+
+def keep_rated(scores: "pl.DataFrame", tables: "list[EloTable]") -> "pl.DataFrame":
+    """The scores of policies that every table rates; the others are named."""
+    import polars as pl
+
+    rated = set.intersection(*(set(elo.models) for elo in tables))
+    unrated = sorted(set(scores["policy"]) - rated)
+    say(f"left out, without Elo: {', '.join(unrated) or 'none'}")
+    return scores.filter(~pl.col("policy").is_in(unrated))

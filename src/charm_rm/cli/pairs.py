@@ -21,15 +21,28 @@ class Select(StrEnum):
 
 def pairs(
     scores: Scores,
-    offsets: Annotated[
-        str, typer.Option(metavar="OFFSETS", help="Offsets file of charm calibrate.")
-    ],
     out: Annotated[
         str,
         typer.Option(
             metavar="PAIRS", help="Output: .parquet, .jsonl, or a Hugging Face data set directory."
         ),
     ],
+    offsets: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OFFSETS",
+            help="Offsets file of charm calibrate; calibrated scores need none.",
+            show_default=False,
+        ),
+    ] = None,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Candidate; repeat for more.",
+            show_default="those of the offsets and the reference, else all",
+        ),
+    ] = None,
     responses: Annotated[
         list[str] | None,
         typer.Option(
@@ -41,7 +54,7 @@ def pairs(
     ] = None,
     uncalibrated: Annotated[
         bool,
-        typer.Option("--uncalibrated", help="Leave the offset out: the twin to compare with."),
+        typer.Option("--uncalibrated", help="Let the raw scores decide: the twin to compare with."),
     ] = False,
     by: By = None,
     select: Annotated[
@@ -77,10 +90,12 @@ def pairs(
     from charm_rm.data.tables import refuse_existing
     from charm_rm.pairs import build_pairs
 
-    refuse_existing(out, force=force, inputs=[*scores, offsets, *(responses or [])])
+    inputs = [*scores, *([offsets] if offsets else []), *(responses or [])]
+    refuse_existing(out, force=force, inputs=inputs)
     result = build_pairs(
         read_scores(scores, by=by or "category", mix_provenance=mix_provenance),
-        read_offsets(offsets),
+        read_offsets(offsets) if offsets else None,
+        policies=policy,
         responses=read_responses(responses) if responses else None,
         uncalibrated=uncalibrated,
         select=select.value,
@@ -124,5 +139,5 @@ def say_pairs(result: "PreferencePairs") -> None:
     dropped = f"dropped: {', '.join(shown)}"
     say(
         f"{len(result.frame)} pairs from {result.n_shared} shared prompts ({dropped}), "
-        f"{result.n_flipped} flipped by the offset; chosen: {shares}"
+        f"{result.n_flipped} flipped by the calibration; chosen: {shares}"
     )

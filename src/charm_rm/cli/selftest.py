@@ -166,13 +166,19 @@ def most_false_discoveries(n_repetitions: int, *, n_checks: int) -> float:
 
 def _run_all(repetitions: int, *, n_resamples: int, seed: int) -> Iterator["Recovery"]:
     """Every scenario in its order, on all cores; the longest starts first."""
+    import signal
     from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
+    from multiprocessing import active_children, get_context
 
     from charm_rm.planted import SCENARIOS, run_scenario
 
     settings = {"repetitions": repetitions, "n_resamples": n_resamples, "seed": seed}
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+    pool = ProcessPoolExecutor(
+        mp_context=get_context("spawn"),
+        initializer=signal.signal,  # Ctrl-C is for this process, which then ends the others
+        initargs=(signal.SIGINT, signal.SIG_IGN),
+    )
+    try:
         longest_first = sorted(SCENARIOS, key=lambda scenario: -scenario.n_prompts)
         tasks = {
             scenario.name: pool.submit(run_scenario, scenario, **settings)
@@ -181,6 +187,10 @@ def _run_all(repetitions: int, *, n_resamples: int, seed: int) -> Iterator["Reco
         for number, scenario in enumerate(SCENARIOS, start=1):
             yield from tasks[scenario.name].result()
             say(f"{number} of {len(SCENARIOS)}: {scenario.name}")
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in active_children():
+            process.terminate()
 
 
 def _print_table(found: "list[Recovery]", faults: list[tuple[str, ...]], *, rule: str) -> None:

@@ -1,74 +1,23 @@
-"""Other ways to correct scores, to compare an offset with: temperature, z-score, length, probit.
+"""Other ways to correct scores, to compare an offset with: z-score, length, probit.
 
-None of them but `probit_offset` knows about Elo. The first three change what scores mean, the
-last is Eq. 4 in closed form under an assumption.
+None of them but `probit_offset` knows about Elo. The first two change what every score means,
+the last is Eq. 4 in closed form under an assumption. (A temperature, the fourth that people ask
+for, is in `charm_rm.core.temperature`.)
 """
 
 import numpy as np
-from numpy.typing import ArrayLike
-from scipy.optimize import brentq
-from scipy.special import expit, ndtri
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import ndtri
 
 from charm_rm.core.win_rates import Floats, WinRateKind, check_margins
 
 PROBIT_SCALE = 1.702  # |sigmoid(x) - Phi(x / 1.702)| < 0.0095 for every x
 N_STEPS = 200  # over the range of x, and over its ranks; between them the curve is straight
 BISQUARE = 6.0  # residuals beyond so many median absolute residuals have no weight
+Mask = NDArray[np.bool_]
 
 
-def fit_temperature(margins: Floats, *, outcomes: ArrayLike = 1.0) -> float:
-    """Temperature T that minimises -mean(y log s(m/T) + (1 - y) log s(-m/T)), s the sigmoid.
-
-    That is the log-loss of Eq. 1 on labelled pairs, with the scores read as log-odds times T
-    (Guo et al. 2017). It is convex in 1/T, and its minimum the root of mean((s(m/T) - y) m).
-
-    Args:
-        margins: Score of one response minus score of the other, in score points, shape
-            (n_pairs,).
-        outcomes: Label y: 1 where the first response is preferred, 0 where the second is, 0.5
-            for a tie; shape (n_pairs,), or one for all. By default margins are chosen minus
-            rejected.
-
-    Returns:
-        T in score points per unit of log-odds.
-
-    Raises:
-        ValueError: If ``margins`` is empty or not finite, or an outcome is not in [0, 1]; if the
-            margins point against the labels or not at all, so that no finite T is best; or if
-            every pair is ordered as labelled, so that no T above 0 is.
-
-    Example:
-        >>> margins = np.array([2.0, 2.0, 2.0, -2.0])
-        >>> round(fit_temperature(margins), 4)  # right in three of four: log-odds log(3)
-        1.8205
-    """
-    values = check_margins(margins)
-    labels = np.broadcast_to(np.asarray(outcomes, dtype=np.float64), values.shape)
-    if not np.all((labels >= 0.0) & (labels <= 1.0)):
-        raise ValueError("outcomes must lie between 0 and 1")
-    unit = float(np.abs(values).max()) or 1.0
-    scaled = values / unit
-
-    def slope(inverse: float) -> float:
-        return float(np.mean((expit(inverse * scaled) - labels) * scaled))
-
-    if slope(0.0) >= 0.0:
-        raise ValueError(
-            "the margins do not point toward the labels on average, so no temperature fits; "
-            "check which response was preferred"
-        )
-    if np.all((1.0 - labels) * np.maximum(scaled, 0) + labels * np.maximum(-scaled, 0) == 0.0):
-        raise ValueError(
-            f"all {values.size} pairs are ordered as labelled, so the best temperature is 0; "
-            "add pairs that the scores get wrong"
-        )
-    high = 1.0
-    while slope(high) < 0.0:
-        high *= 2.0
-    return unit / float(brentq(slope, 0.0, high, xtol=1e-14, rtol=1e-14))
-
-
-def standardize_scores(scores: Floats) -> Floats:
+def standardize_scores(scores: Floats, *, fit: Mask | None = None) -> Floats:
     """Scores z = (s - mean) / sd of each policy over its own prompts.
 
     Every policy then has the same mean, so what the reward model says of policies is gone, and
@@ -76,6 +25,7 @@ def standardize_scores(scores: Floats) -> Floats:
 
     Args:
         scores: Score points, shape (n_prompts, n_policies); NaN where a response is missing.
+        fit: Prompts that mean and sd are taken over, shape (n_prompts,); by default all.
 
     Returns:
         Standard deviations from the policy's mean, same shape; NaN stays NaN.
@@ -89,7 +39,7 @@ def standardize_scores(scores: Floats) -> Floats:
                [ 1.,  1.]])
     """
     values = np.asarray(scores, dtype=np.float64)
-    known = np.isfinite(values)
+    known = np.isfinite(values) & _rows(fit, values)
     n_known = known.sum(axis=0)
     mean = np.where(known, values, 0.0).sum(axis=0) / np.maximum(n_known, 1)
     centred = values - mean
@@ -101,7 +51,12 @@ def standardize_scores(scores: Floats) -> Floats:
 
 
 def remove_length_trend(
-    scores: Floats, lengths: ArrayLike, *, span: float = 0.3, n_reweightings: int = 3
+    scores: Floats,
+    lengths: ArrayLike,
+    *,
+    span: float = 0.3,
+    n_reweightings: int = 3,
+    fit: Mask | None = None,
 ) -> Floats:
     """Scores s - f(length), f the LOWESS curve of all scores on the lengths of their responses.
 
@@ -111,10 +66,12 @@ def remove_length_trend(
     RewardBench it takes a span of 1.
 
     Args:
-        scores: Score points, any shape; NaN where a response is missing.
+        scores: Score points, shape (n_prompts, n_policies) or any other; NaN where a response is
+            missing.
         lengths: Length of each response in any unit, same shape.
         span: Share of the responses that each local line is fitted to.
         n_reweightings: Robust refits of the curve.
+        fit: Rows that the curve is fitted to, shape (n_prompts,); by default all.
 
     Returns:
         Score points, same shape, around 0; NaN where a score or a length is missing.
@@ -133,13 +90,23 @@ def remove_length_trend(
     if values.shape != sizes.shape:
         raise ValueError(f"one length per score is needed: {values.shape}, {sizes.shape}")
     known = np.isfinite(values) & np.isfinite(sizes)
+    used = known & _rows(fit, values)
     calibrated = np.full(values.shape, np.nan)
-    trend = lowess(sizes[known], values[known], span=span, n_reweightings=n_reweightings)
+    trend = lowess(
+        sizes[used], values[used], span=span, n_reweightings=n_reweightings, at=sizes[known]
+    )
     calibrated[known] = values[known] - trend
     return calibrated
 
 
-def lowess(x: Floats, y: Floats, *, span: float = 2 / 3, n_reweightings: int = 3) -> Floats:
+def lowess(
+    x: Floats,
+    y: Floats,
+    *,
+    span: float = 2 / 3,
+    n_reweightings: int = 3,
+    at: Floats | None = None,
+) -> Floats:
     """Locally weighted linear regression of y on x, robustly refitted (Cleveland 1979).
 
     The line at x_0 weighs a point at distance d by (1 - (d/h)^3)^3, h being the distance of the
@@ -153,9 +120,11 @@ def lowess(x: Floats, y: Floats, *, span: float = 2 / 3, n_reweightings: int = 3
         y: Shape (n,).
         span: Share of the points that each line is fitted to, in (0, 1].
         n_reweightings: Robust refits; 0 for least squares.
+        at: Where the curve is wanted, shape (m,); by default at ``x``. Beyond the smallest and
+            the largest x it goes on level.
 
     Returns:
-        The curve at ``x``, shape (n,).
+        The curve there, shape (n,) or (m,).
 
     Raises:
         ValueError: If the shapes differ, a value is not finite, there is none, or ``span`` is not
@@ -166,28 +135,28 @@ def lowess(x: Floats, y: Floats, *, span: float = 2 / 3, n_reweightings: int = 3
         >>> lowess(x, np.array([0.0, 1.0, 2.0, 9.0, 4.0, 5.0]), span=1.0).round(3)
         array([0., 1., 2., 3., 4., 5.])
     """
-    at, values = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    if at.ndim != 1 or at.shape != values.shape or at.size == 0:
-        raise ValueError(f"need two rows of equal length, got {at.shape} and {values.shape}")
-    if not (np.isfinite(at).all() and np.isfinite(values).all()):
+    points, values = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if points.ndim != 1 or points.shape != values.shape or points.size == 0:
+        raise ValueError(f"need two rows of equal length, got {points.shape} and {values.shape}")
+    if not (np.isfinite(points).all() and np.isfinite(values).all()):
         raise ValueError("x and y must be finite")
     if not 0.0 < span <= 1.0:
         raise ValueError(f"span must lie in (0, 1], got {span}")
-    anchors = _anchors(at)
-    widths = _bandwidths(at, anchors, n_near=max(2, int(span * at.size + 1e-10)))
-    trust = np.ones(at.size)
+    anchors = _anchors(points)
+    widths = _bandwidths(points, anchors, n_near=max(2, int(span * points.size + 1e-10)))
+    trust = np.ones(points.size)
     for refit in range(n_reweightings + 1):
         lines = [
-            _local_line(at, values, trust, anchor=anchor, width=width)
+            _local_line(points, values, trust, anchor=anchor, width=width)
             for anchor, width in zip(anchors, widths, strict=True)
         ]
-        curve = np.interp(at, anchors, lines)
+        curve = np.interp(points, anchors, lines)
         residuals = np.abs(values - curve)
         cutoff = BISQUARE * float(np.median(residuals))
         if refit == n_reweightings or cutoff <= 1e-12 * float(np.ptp(values)):
             break
         trust = np.maximum(1.0 - (residuals / cutoff) ** 2, 0.0) ** 2 * (residuals < cutoff)
-    return np.asarray(curve)
+    return np.asarray(curve if at is None else np.interp(at, anchors, lines))
 
 
 def probit_offset(
@@ -220,12 +189,63 @@ def probit_offset(
     values = check_margins(margins)
     if not 0.0 < target < 1.0:
         raise ValueError(f"target win rate must lie strictly between 0 and 1, got {target}")
+    once, aims = np.ones((1, values.size)), np.array([target])
+    return float(
+        solve_resampled_probit_offsets(
+            values, once, targets=aims, kind=kind, temperature=temperature
+        )[0]
+    )
+
+
+def solve_resampled_probit_offsets(
+    margins: Floats,
+    counts: Floats,
+    *,
+    targets: Floats,
+    kind: WinRateKind = "sigmoid",
+    temperature: float = 1.0,
+) -> Floats:
+    """`probit_offset` for many resamples of the same prompts, each with its own target.
+
+    Args:
+        margins: Score points, shape (n_prompts,).
+        counts: How often each prompt is in each resample, shape (n_resamples, n_prompts).
+        targets: Win rates to reach, shape (n_resamples,).
+        kind: ``"sigmoid"`` or ``"hard"``.
+        temperature: Score points per unit of log-odds; ``"hard"`` ignores it.
+
+    Returns:
+        Offsets in score points, shape (n_resamples,).
+
+    Raises:
+        ValueError: If ``margins`` is empty or not finite, a target is not inside (0, 1), or
+            ``kind`` or ``temperature`` is invalid.
+
+    Example:
+        >>> counts, targets = np.array([[1.0, 1.0], [0.0, 2.0]]), np.array([0.5, 0.5])
+        >>> solve_resampled_probit_offsets(np.array([1.0, 3.0]), counts, targets=targets)
+        array([-2., -3.])
+    """
+    values = check_margins(margins)
+    if not np.all((targets > 0.0) & (targets < 1.0)):
+        raise ValueError("target win rates must lie strictly between 0 and 1")
     if kind not in ("sigmoid", "hard"):
         raise ValueError(f"win rate must be 'sigmoid' or 'hard', got {kind!r}")
     if not 0.0 < temperature < np.inf:
         raise ValueError(f"temperature must be positive and finite, got {temperature}")
     smoothing = PROBIT_SCALE * temperature if kind == "sigmoid" else 0.0
-    return float(np.hypot(smoothing, values.std()) * ndtri(target) - values.mean())
+    centred = values - values.mean()  # the variance below is a small difference of squares else
+    total = counts.sum(axis=1)
+    mean, square = counts @ centred / total, counts @ centred**2 / total
+    spread = np.sqrt(smoothing**2 + np.maximum(square - mean**2, 0.0))
+    return np.asarray(spread * ndtri(targets) - values.mean() - mean)
+
+
+def _rows(fit: Mask | None, values: Floats) -> Mask:
+    """Which values lie in the rows to fit on, in a shape that broadcasts to theirs."""
+    if fit is None:
+        return np.ones((1,) * values.ndim, dtype=bool)
+    return np.asarray(fit, dtype=bool).reshape(-1, *(1,) * (values.ndim - 1))
 
 
 def _anchors(x: Floats) -> Floats:

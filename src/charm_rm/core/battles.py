@@ -175,6 +175,25 @@ def bounded_groups(counts: BattleCounts) -> Ints:
     return _components(takers, givers, n_models=counts.n_models, kind="strong")
 
 
+def undecided_models(counts: BattleCounts) -> NDArray[np.bool_]:
+    """Models of which every battle was a tie: nothing shows how much their outcomes vary.
+
+    Args:
+        counts: The battles.
+
+    Returns:
+        Shape (n_models,).
+
+    Example:
+        >>> counts = count_battles([0, 0, 1], [1, 1, 2], outcomes=[1, 0, 0.5], n_models=3)
+        >>> undecided_models(counts).tolist()
+        [False, False, True]
+    """
+    decided = np.tile(counts.wins + counts.losses, 2)
+    sides = np.concatenate([counts.first, counts.second])
+    return np.asarray(np.bincount(sides, decided, counts.n_models) == 0)
+
+
 def _components(rows: Ints, columns: Ints, *, n_models: int, kind: str) -> Ints:
     links = coo_array((np.ones(rows.size), (rows, columns)), shape=(n_models, n_models))
     _, labels = connected_components(links.tocsr(), directed=True, connection=kind)

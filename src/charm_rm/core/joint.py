@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from charm_rm.core.joint_fit import TOLERANCE, JointProblem, fit_offsets, pose_problem
-from charm_rm.core.win_rates import Floats, WinRateKind, win_rate_matrix
+from charm_rm.core.win_rates import Floats, WinRateKind, tie_width, win_rate_matrix
 
 HARD_START = 0.1  # temperature of the fit that hard rates start from, in score spreads
 GAIN = 1e-5  # fall of the root mean square that is worth another sweep
 MAX_SWEEPS = 50
+EVEN = 1e-11  # losses that differ by less are the same but for rounding
+CENTRINGS = 20  # of rows and columns in turn; without gaps the first is exact
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,8 +92,9 @@ def solve_joint_offsets(
 
     Hard rates are a staircase without a gradient, so they are fitted by order statistics. With
     the others held, the best offset of one policy lies in a gap between its sorted margins, and
-    all gaps are tried; the policies take turns until none improves, starting from a sigmoid
-    fit whose temperature is a tenth of the score spread. That is a minimum along each
+    all gaps are tried, and of equally good ones the nearest is taken; the policies take turns
+    until none improves. They start from a sigmoid fit whose temperature is a tenth of the score
+    spread, and those that are farthest off there come first. That is a minimum along each
     coordinate, which need not be the global one. Offsets stop in the middle of a gap, never on
     a tie.
 
@@ -161,9 +164,12 @@ def _settle_in_gaps(scores: Floats, problem: JointProblem, start: Floats) -> _So
     """Coordinate descent over the gaps of the staircase, from a smooth fit."""
     spread, offsets = _margin_spread(scores), start.copy()
     rows = np.ascontiguousarray(scores.T)
+    # An order of the policies that does not come from how they are numbered, or turned round.
+    left = win_rate_matrix(scores + start, kind="hard") - problem.expected
+    order = np.argsort(-np.sum(left**2, axis=1, where=problem.n_shared > 0), kind="stable")
     rmse, converged, n_sweeps = np.inf, False, 0
     while not converged and n_sweeps < MAX_SWEEPS:
-        for policy in range(len(offsets)):
+        for policy in order:
             offsets[policy] = _best_gap(rows, problem, offsets, policy, spread)
         previous, rmse = rmse, _rmse(win_rate_matrix(scores + offsets, kind="hard"), problem)
         converged, n_sweeps = rmse >= previous - GAIN, n_sweeps + 1
@@ -191,17 +197,29 @@ def _best_gap(
     order = np.argsort(at, kind="stable")  # merges the sorted rows
     at = np.concatenate([[at.min() - spread], at[order], [at.max() + spread]])
     loss = np.concatenate([[0.0], np.cumsum(change[known][order])])
-    best = int(np.argmin(np.where(at[1:] > at[:-1], loss, np.inf)))
-    return float(0.5 * (at[best] + at[best + 1]))
+    low, high = at[:-1], at[1:]
+    wide = high - low > tie_width(levels)  # the others are no gaps but rounding
+    best = np.flatnonzero(wide & (loss <= loss[wide].min() + EVEN))
+    here = np.maximum(0.0, np.maximum(low[best] - offsets[policy], offsets[policy] - high[best]))
+    nearest = best[np.argmin(here)]
+    return float(0.5 * (low[nearest] + high[nearest]))
 
 
 def _margin_spread(scores: Floats) -> float:
-    """Standard deviation of the scores within prompts, in score points; 1 if they are equal."""
+    """Standard deviation of the scores less the means of their prompts and policies; or 1 for 0.
+
+    So it is the same whatever points a policy, or a prompt, has been given.
+    """
     known = np.isfinite(scores)
-    n_known = np.maximum(known.sum(axis=1, keepdims=True), 1)
-    filled = np.where(known, scores, 0.0)
-    centred = filled - filled.sum(axis=1, keepdims=True) / n_known
-    return float(np.sqrt(np.mean(centred[known] ** 2))) or 1.0
+    centred = np.where(known, scores, 0.0)
+    for _ in range(CENTRINGS):
+        for axis in (0, 1):
+            n_known = np.maximum(known.sum(axis=axis, keepdims=True), 1)
+            centred = np.where(
+                known, centred - centred.sum(axis=axis, keepdims=True) / n_known, 0.0
+            )
+    spread = float(np.sqrt(np.mean(centred[known] ** 2)))
+    return spread if spread > tie_width(scores) else 1.0
 
 
 def _rmse(rates: Floats, problem: JointProblem) -> float:

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import expit, logit
 
-from charm_rm.core.win_rates import Floats, check_margins, tie_width
+from charm_rm.core.win_rates import Floats, WinRateKind, check_margins, tie_width
 
 N_NEWTON_STEPS = 60
+EVEN = 1e-12  # win rates that differ by less are the same but for rounding
 RESIDUAL = 1e-11  # win rate left at the root of a resample, as a share of the rarer outcome
 BLOCK = 1 << 19  # elements of a work array that still stay in cache
 
@@ -67,7 +68,8 @@ def solve_hard_offset(margins: Floats, target: float) -> float:
     The hard win rate is a staircase in the offset. Without equal margins its steps are 1/N, so
     the nearest step is within 1/(2N). With equal margins a step can be wider: the rate
     then stays at the nearest reachable value, which may mean to stop exactly on the margin
-    (those prompts become ties, half a win each). The offset returned lies in the middle of its
+    (those prompts become ties, half a win each); so it is too where ``target`` lies half-way
+    between two steps, which the tie meets exactly. Otherwise the offset lies in the middle of its
     step, as far as possible from making new ties. Margins that differ by rounding are equal
     (`charm_rm.core.win_rates.tie_width`).
 
@@ -89,6 +91,34 @@ def solve_hard_offset(margins: Floats, target: float) -> float:
     _check_target(target)
     once = np.ones((1, values.size))
     return float(solve_resampled_hard_offsets(values, once, targets=np.array([target]))[0])
+
+
+def reach_win_rate(
+    margins: Floats, target: float, *, kind: WinRateKind, temperature: float = 1.0
+) -> float:
+    """Offset at which the win rate of either kind comes to its target (Eq. 4).
+
+    Args:
+        margins: As for `solve_offset`, shape (n_prompts,).
+        target: Win rate to reach, strictly between 0 and 1.
+        kind: ``"sigmoid"`` (`solve_offset`) or ``"hard"`` (`solve_hard_offset`).
+        temperature: Score points per unit of log-odds; ``"hard"`` has none and ignores it.
+
+    Returns:
+        The offset in score points.
+
+    Raises:
+        ValueError: If ``kind`` is neither, or as for the function that it names.
+
+    Example:
+        >>> reach_win_rate(np.array([1.0, 2.0, 3.0, 4.0]), 0.5, kind="hard")
+        -2.5
+    """
+    if kind == "sigmoid":
+        return solve_offset(margins, target, temperature=temperature)
+    if kind == "hard":
+        return solve_hard_offset(margins, target)
+    raise ValueError(f"win rate must be 'sigmoid' or 'hard', got {kind!r}")
 
 
 def solve_resampled_offsets(
@@ -164,7 +194,9 @@ def solve_resampled_hard_offsets(margins: Floats, counts: Floats, *, targets: Fl
     offsets = -0.5 * (edges[gap] + edges[last + 1])
     tie_rates = 0.5 * (rates[:, :-1] + rates[:, 1:])
     tie = np.argmin(np.abs(tie_rates - targets[:, None]), axis=1)
-    tied = (residual > 0.5 / n) & (np.abs(tie_rates[rows, tie] - targets) < residual)
+    nearer = np.abs(tie_rates[rows, tie] - targets) < residual - EVEN
+    # Half-way between two steps neither is nearer, and to take the first would break symmetry.
+    tied = (residual > 0.5 / n - EVEN) & nearer
     return np.asarray(np.where(tied, -values[tie], offsets))
 
 

@@ -10,7 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit
 
-from charm_rm.core.battles import BattleCounts, Floats, bounded_groups, connected_groups
+from charm_rm.core.battles import (
+    BattleCounts,
+    Floats,
+    bounded_groups,
+    connected_groups,
+    undecided_models,
+)
 from charm_rm.core.elo import ELO_SCALE
 
 LOG_ODDS = float(ELO_SCALE / np.log(10.0))  # Elo points per unit of log-odds
@@ -58,7 +64,9 @@ def fit_ratings(
 
     With style features f the log-odds gain a term ``style @ f``, fitted jointly. The covariance
     is the sandwich H^-1 (sum of (outcome - P)^2 x x') H^-1, which also holds with ties, where the
-    inverse Hessian H^-1 is too wide. Separable data have no finite maximum: then, and only then,
+    inverse Hessian H^-1 is too wide. Where a model has no battle but ties, the sum is 0 and says
+    nothing of how outcomes vary: its battles then enter with the variance P (1 - P) of wins and
+    losses, the most that there can be. Separable data have no finite maximum: then, and only then,
     ``RIDGE`` / 2 times the squared log-odds ratings are subtracted from the log-likelihood,
     ``ridge`` says so, and the covariance is H^-1, that of the posterior under this prior.
 
@@ -213,7 +221,10 @@ def _information(counts: BattleCounts, weights: Floats) -> Floats:
 def _noise(counts: BattleCounts, rate: Floats) -> Floats:
     """Sum of squared (outcome - expected win rate) over the battles of each row."""
     won, tied, lost = counts.wins, counts.ties, counts.losses
-    return np.asarray(won * (1 - rate) ** 2 + tied * (0.5 - rate) ** 2 + lost * rate**2)
+    squares = won * (1 - rate) ** 2 + tied * (0.5 - rate) ** 2 + lost * rate**2
+    undecided = undecided_models(counts)
+    unknown = undecided[counts.first] | undecided[counts.second]
+    return np.where(unknown, counts.battles * rate * (1.0 - rate), squares)
 
 
 def _gauge(n_models: int, anchor: int | None) -> Floats:

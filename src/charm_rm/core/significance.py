@@ -2,33 +2,48 @@
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import ndtri, stdtr
+from scipy.special import ndtri, stdtr, stdtrit
 
 from charm_rm.core.win_rates import Floats
 
 
-def normal_interval(
-    estimate: ArrayLike, *, standard_error: ArrayLike, level: float = 0.95
+def student_interval(
+    estimate: ArrayLike,
+    *,
+    standard_error: ArrayLike,
+    n_prompts: ArrayLike = np.inf,
+    level: float = 0.95,
 ) -> tuple[Floats, Floats]:
-    """Interval estimate -+ z * standard error, z the normal quantile of (1 + level)/2.
+    """Interval estimate -+ t * standard error, t the quantile of Student's t at (1 + level)/2.
+
+    t has n - 1 degrees of freedom; without n it is the normal quantile. The standard error of a
+    mean of n values is itself an estimate, which few values know badly.
 
     Args:
         estimate: Estimates.
-        standard_error: Their standard errors. Broadcasts.
+        standard_error: Their standard errors.
+        n_prompts: Prompts n that the standard errors are from, at least 2. All broadcast.
         level: Share of samples whose interval holds the true value.
 
     Returns:
         Lower and upper ends, of the broadcast shape.
 
     Raises:
-        ValueError: If ``level`` is not strictly between 0 and 1.
+        ValueError: If ``level`` is not strictly between 0 and 1, or there are fewer than two
+            prompts.
 
     Example:
-        >>> low, high = normal_interval(0.25, standard_error=0.1)
-        >>> round(float(low), 3), round(float(high), 3)
-        (0.054, 0.446)
+        >>> low, high = student_interval(0.25, standard_error=0.1, n_prompts=[30, np.inf])
+        >>> low.round(3), high.round(3)
+        (array([0.045, 0.054]), array([0.455, 0.446]))
     """
-    reach = _quantile(level) * np.asarray(standard_error, dtype=np.float64)
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"level must lie strictly between 0 and 1, got {level}")
+    freedom = np.subtract(n_prompts, 1.0)
+    if np.any(freedom < 1.0):
+        raise ValueError("an interval needs at least two prompts")
+    quantile = stdtrit(freedom, 0.5 * (1.0 + level))
+    reach = quantile * np.asarray(standard_error, dtype=np.float64)
     return np.asarray(np.subtract(estimate, reach)), np.asarray(np.add(estimate, reach))
 
 
@@ -58,7 +73,7 @@ def correlation_interval(
     if not np.all(np.abs(r) < 1.0):
         raise ValueError("a correlation of -1 or 1, or beyond, has no interval")
     stretched = np.asarray(standard_error, dtype=np.float64) / (1.0 - r**2)
-    low, high = normal_interval(np.arctanh(r), standard_error=stretched, level=level)
+    low, high = student_interval(np.arctanh(r), standard_error=stretched, level=level)
     return np.tanh(low), np.tanh(high)
 
 

@@ -18,6 +18,7 @@ from charm_rm.data.tables import (
     not_found,
     read_table,
     require_columns,
+    require_number_columns,
     require_plain_columns,
 )
 
@@ -168,6 +169,7 @@ def elo_table(raw: pl.DataFrame, *, name: str) -> EloTable:
     if raw.is_empty():
         raise DataError(f"{name}: no rows; give a table with ratings")
     require_plain_columns(raw, ELO_SCHEMA, where=name)
+    require_number_columns(raw, ("elo", "elo_low", "elo_high", "votes"), where=name)
     frame = raw.select(
         pl.col(column).cast(kind, strict=False)
         if column in raw.columns

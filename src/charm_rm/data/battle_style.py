@@ -7,6 +7,7 @@ text they are made here (length in characters), code blocks left out of the mark
 import json
 import re
 from collections.abc import Sequence
+from typing import TypeGuard
 
 import polars as pl
 
@@ -48,7 +49,7 @@ def count_style(battles: pl.DataFrame, *, where: str) -> pl.DataFrame:
         The columns of `style_columns`, one row per battle.
 
     Raises:
-        DataError: If there is neither, a count is missing, or a response is.
+        DataError: If there is neither, a count is missing, or a response is missing or no text.
 
     Example:
         >>> rows = pl.DataFrame({"response_a": ["**Hi**"], "response_b": ['["- x", "- y"]']})
@@ -58,7 +59,7 @@ def count_style(battles: pl.DataFrame, *, where: str) -> pl.DataFrame:
     if isinstance(battles.schema.get("conv_metadata"), pl.Struct):
         counts = _from_metadata(battles["conv_metadata"], where=where)
     elif {"response_a", "response_b"} <= set(battles.columns):
-        counts = _from_responses(battles)
+        counts = _from_responses(battles, where=where)
     else:
         raise DataError(
             f"{where}: no style to count: neither records in 'conv_metadata' nor columns "
@@ -91,8 +92,17 @@ def _from_metadata(metadata: pl.Series, *, where: str) -> pl.DataFrame:
     return pl.DataFrame(counts)
 
 
-def _from_responses(battles: pl.DataFrame) -> pl.DataFrame:
-    sides = {side: [_count(r) for r in battles[f"response_{side}"].to_list()] for side in "ab"}
+def _from_responses(battles: pl.DataFrame, *, where: str) -> pl.DataFrame:
+    sides = {}
+    for side in "ab":
+        responses = battles[f"response_{side}"].to_list()
+        for row, response in enumerate(responses):
+            if not (response is None or isinstance(response, str) or _are_texts(response)):
+                raise DataError(
+                    f"{where}: row {row + 1}: response_{side} is {str(response)[:60]!r}; give a "
+                    "text, or a list of the texts of its turns"
+                )
+        sides[side] = [_count(response) for response in responses]
     return pl.DataFrame(
         {
             f"{feature}_{side}": [None if row is None else row[feature] for row in sides[side]]
@@ -119,5 +129,8 @@ def _turns(response: str | Sequence[str | None]) -> Sequence[str | None]:
         turns = json.loads(response)
     except ValueError:
         return [response]
-    is_list = isinstance(turns, list) and all(isinstance(t, str | None) for t in turns)
-    return turns if is_list else [response]
+    return turns if _are_texts(turns) else [response]
+
+
+def _are_texts(turns: object) -> TypeGuard[list[str | None]]:
+    return isinstance(turns, list) and all(isinstance(turn, str | None) for turn in turns)

@@ -72,26 +72,24 @@ def read_battles(
     return frame if vote_type is None else frame.filter(pl.col("vote_type") == vote_type)
 
 
-def _read_one(name: str, *, style: bool) -> pl.DataFrame:
-    raw = read_table(name)
-    require_columns(raw, ("model_a", "model_b"), where=name)
-    if raw.is_empty():
-        raise DataError(f"{name}: no rows; give a file with battles")
-    frame = raw.select(
-        pl.col("model_a", "model_b").cast(pl.String),
-        outcome=_outcomes(raw, where=name),
-        date=_dates(raw),
-        vote_type=_optional(raw, "vote_type"),
-    )
-    for column in ("model_a", "model_b"):
-        _refuse_first(frame[column].is_null(), f"has no {column}; mend it or drop it", where=name)
-    itself = frame["model_a"] == frame["model_b"]
-    _refuse_first(itself, "is of a model against itself; drop it", where=name)
-    return frame.hstack(count_style(raw, where=name)) if style else frame
+def battle_outcomes(raw: pl.DataFrame, *, where: str) -> pl.Series:
+    """Points of model_a in each battle, from ``winner`` or from its three one-hot columns.
 
+    Args:
+        raw: Battles as they stand in a file.
+        where: The file, for messages.
 
-def _outcomes(raw: pl.DataFrame, *, where: str) -> pl.Series:
-    """Points of model_a in each battle, from ``winner`` or from its three one-hot columns."""
+    Returns:
+        1 for a win of model_a, 0.5 for a tie, 0 for a loss, length n_battles.
+
+    Raises:
+        DataError: If there is no such column, or a battle has no winner that is known.
+
+    Example:
+        >>> raw = pl.DataFrame({"winner": ["model_b", "tie (bothbad)"]})
+        >>> battle_outcomes(raw, where="battles.csv").to_list()
+        [0.0, 0.5]
+    """
     if set(ONE_HOT) <= set(raw.columns):
         flags = raw.select(pl.col(column).cast(pl.Float64, strict=False) for column in ONE_HOT)
         marked = flags.select((pl.all() == 1).fill_null(value=False))
@@ -112,6 +110,24 @@ def _outcomes(raw: pl.DataFrame, *, where: str) -> pl.Series:
             f"{', '.join(OUTCOMES)}"
         )
     return outcomes
+
+
+def _read_one(name: str, *, style: bool) -> pl.DataFrame:
+    raw = read_table(name)
+    require_columns(raw, ("model_a", "model_b"), where=name)
+    if raw.is_empty():
+        raise DataError(f"{name}: no rows; give a file with battles")
+    frame = raw.select(
+        pl.col("model_a", "model_b").cast(pl.String),
+        outcome=battle_outcomes(raw, where=name),
+        date=_dates(raw),
+        vote_type=_optional(raw, "vote_type"),
+    )
+    for column in ("model_a", "model_b"):
+        _refuse_first(frame[column].is_null(), f"has no {column}; mend it or drop it", where=name)
+    itself = frame["model_a"] == frame["model_b"]
+    _refuse_first(itself, "is of a model against itself; drop it", where=name)
+    return frame.hstack(count_style(raw, where=name)) if style else frame
 
 
 def _dates(raw: pl.DataFrame) -> pl.Series:

@@ -14,6 +14,7 @@ from charm_rm.core.battles import (
     connected_groups,
     count_battles,
     style_differences,
+    undecided_models,
 )
 from charm_rm.core.elo import NORMAL_95
 from charm_rm.core.intervals import percentile_interval
@@ -147,7 +148,7 @@ def fit_elo(
         seed=seed,
         ridge=ratings.ridge,
         style=dict(zip(features, effects, strict=True)),
-        warnings=(*_unbounded(counts, ratings, names), *unused),
+        warnings=(*_unbounded(counts, ratings, names), *_undecided(counts, names), *unused),
     )
 
 
@@ -201,7 +202,7 @@ def _refuse_islands(counts: BattleCounts, names: list[str]) -> None:
 def _intervals(
     counts: BattleCounts, ratings: Ratings, *, n_resamples: int, seed: int
 ) -> tuple[Floats, Floats, str]:
-    if n_resamples and not ratings.ridge:
+    if n_resamples and not ratings.ridge and not undecided_models(counts).any():
         rng = np.random.default_rng(seed)
         samples = resample_ratings(counts, ratings, n_resamples=n_resamples, rng=rng)
         low, high = percentile_interval(samples)
@@ -222,6 +223,17 @@ def _unbounded(counts: BattleCounts, ratings: Ratings, names: list[str]) -> list
     return [
         f"the battles do not bound every rating ({why}): a prior of 10 log-odds (ridge "
         f"{ratings.ridge:g}) keeps them finite, and the intervals are of the posterior under it"
+    ]
+
+
+def _undecided(counts: BattleCounts, names: list[str]) -> list[str]:
+    """What to say where the outcomes of a model do not show how much they vary."""
+    ties_only = np.flatnonzero(undecided_models(counts))
+    if not ties_only.size:
+        return []
+    return [
+        f"every battle of {_listed([names[at] for at in ties_only])} is a tie, which says nothing "
+        "of how outcomes vary: the intervals (sandwich) count these ties as even chances"
     ]
 
 

@@ -14,7 +14,7 @@ import polars as pl
 
 from charm_rm.core.elo import NORMAL_95
 from charm_rm.data.arena import EloTable, elo_table
-from charm_rm.data.tables import DataError, nearest_names, read_table
+from charm_rm.data.tables import DataError, nearest_names, read_table, require_number_columns
 
 LATEST = "latest"
 # What each column may be called, in lower-case letters and digits only; the first that is not
@@ -180,7 +180,9 @@ def _with_intervals(frame: pl.DataFrame, *, where: str) -> pl.DataFrame:
 
 
 def _as_numbers(frame: pl.DataFrame, *, where: str) -> pl.DataFrame:
-    for column in ("elo", "elo_low", "elo_high", "variance", "votes"):
+    columns = ("elo", "elo_low", "elo_high", "variance", "votes")
+    require_number_columns(frame, columns, where=where)
+    for column in columns:
         if column not in frame.columns:
             continue
         number = frame[column].cast(pl.Float64, strict=False)

@@ -5,12 +5,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
 from charm_rm.core.win_rates import WinRateKind
 from charm_rm.data.tables import DataError
+
+OffsetMethod = Literal["offset", "probit"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Calibration:
         joint: Of offsets solved together: the policies, what is left of each pair's win rate
             minus its expected one (a matrix, null where two share no prompts), its root mean
             square before and after, and how far the fit converged.
+        method: ``"offset"`` for the root of Eq. 4, ``"probit"`` for its closed form.
     """
 
     reward_model: str
@@ -79,6 +82,7 @@ class Calibration:
     warnings: tuple[str, ...]
     made_by: Mapping[str, Any]
     joint: Mapping[str, Any] | None = None
+    method: OffsetMethod = "offset"
 
     def to_json(self) -> dict[str, Any]:
         """The calibration as the document of an offsets file."""
@@ -165,6 +169,9 @@ def read_offsets(path: str | Path) -> Calibration:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
         if document["win_rate"] not in ("sigmoid", "hard"):
             raise ValueError(f"win_rate is {document['win_rate']!r}")
+        method = document.get("method", "offset")  # which files of older versions do not name
+        if method not in ("offset", "probit"):
+            raise ValueError(f"method is {method!r}")
         entries = tuple(_read_entry(entry) for entry in document["offsets"])
         keys = [(entry.policy, entry.category) for entry in entries]
         if not keys or len(set(keys)) < len(keys):
@@ -179,6 +186,7 @@ def read_offsets(path: str | Path) -> Calibration:
             warnings=tuple(document.get("warnings", ())),
             made_by=document.get("made_by", {}),
             joint=document.get("joint"),
+            method=method,
         )
     except (
         ValueError,

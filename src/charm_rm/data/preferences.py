@@ -1,21 +1,135 @@
 """Preference pairs on disk: Parquet, JSON lines, or a Hugging Face data set directory.
 
 The columns are TRL's conversational format with an explicit prompt: ``prompt``, ``chosen`` and
-``rejected`` are message lists. The other columns say where a pair comes from.
+``rejected`` are message lists. The other columns say where a pair comes from. Read are these, and
+labels that people or judges gave to pairs of responses, in the layouts that they come in.
 """
 
 import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import polars as pl
 
-from charm_rm.data.tables import DataError, refuse_existing, write_table
+from charm_rm.data.battles import battle_outcomes
+from charm_rm.data.responses import prompt_table
+from charm_rm.data.tables import (
+    DataError,
+    read_table,
+    refuse_existing,
+    require_columns,
+    require_number_columns,
+    require_plain_columns,
+    write_table,
+)
 
 ARROW_FILE = "data-00000-of-00001.arrow"
-TEXT_COLUMNS = ("prompt", "chosen", "rejected")
+# Names of the two policies, and of what says which was preferred, in each layout that is read.
+PAIRS = ("chosen_policy", "rejected_policy")
+JUDGED = ("generator_1", "generator_2", "preference")  # AlpacaEval's annotations
+VOTES = ("model_a", "model_b")
+LABEL_SCHEMA = {
+    "prompt_id": pl.String,
+    "sample": pl.Int64,
+    "policy_a": pl.String,
+    "policy_b": pl.String,
+    "outcome": pl.Float64,
+}
+
+
+def read_labels(paths: Iterable[str | Path]) -> pl.DataFrame:
+    r"""Which of two policies' responses to a prompt was preferred, by people or by a judge.
+
+    Read are preference pairs (``chosen_policy, rejected_policy``), AlpacaEval's annotations
+    (``generator_1, generator_2, preference``: 1 for the first, 2 for the second, or between), and
+    votes (``model_a, model_b`` with ``winner`` or three one-hot columns; ties are half).
+
+    Args:
+        paths: Files that `charm_rm.data.tables.read_table` reads. The prompt is known by
+            ``prompt_id``, else by the digest of ``prompt`` or ``instruction``.
+
+    Returns:
+        Columns ``prompt_id, sample`` (0 where the file has none), ``policy_a, policy_b, outcome``
+        (of policy_a: 1 preferred, 0 not, 0.5 a tie); one row per label, so that a pair judged
+        twice stands twice.
+
+    Raises:
+        DataError: If a file can't be read, holds no rows, is of no known layout, lacks a prompt, or
+            a row has no policy, one policy twice, or a preference that is not known.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> path = Path(folder.name) / "pairs.csv"
+        >>> _ = path.write_text("prompt_id,chosen_policy,rejected_policy\np,a,b\n")
+        >>> read_labels([path]).row(0)
+        ('p', 0, 'a', 'b', 1.0)
+        >>> folder.cleanup()
+    """
+    names = [str(path) for path in paths]
+    if not names:
+        raise DataError("no labelled pairs given; name at least one file")
+    return pl.concat([_read_labels(name) for name in names])
+
+
+def _read_labels(name: str) -> pl.DataFrame:
+    raw = read_table(name)
+    if raw.is_empty():
+        raise DataError(f"{name}: no rows; give a file with labelled pairs")
+    layout = next((one for one in (PAIRS, JUDGED, VOTES) if set(one) <= set(raw.columns)), None)
+    if layout is None:
+        raise DataError(
+            f"{name}: no labelled pairs: neither {', '.join(PAIRS)}, nor {', '.join(JUDGED)}, nor "
+            f"{', '.join(VOTES)}, winner; it has {', '.join(raw.columns)}"
+        )
+    require_plain_columns(raw, ("prompt_id", *layout), where=name)
+    require_number_columns(raw, ("sample", "preference"), where=name)
+    sample = pl.col("sample") if "sample" in raw.columns else pl.lit(0)
+    frame = raw.select(
+        _label_prompts(raw, where=name),
+        sample.cast(pl.Int64, strict=False).alias("sample"),
+        pl.col(layout[0]).cast(pl.String).alias("policy_a"),
+        pl.col(layout[1]).cast(pl.String).alias("policy_b"),
+        _label_outcomes(raw, layout, where=name).alias("outcome"),
+    )
+    same = pl.col("policy_a") == pl.col("policy_b")
+    bad = frame.select(pl.any_horizontal(pl.exclude("outcome").is_null()) | same).to_series()
+    row = bad.arg_true()
+    if not row.is_empty():
+        raise DataError(
+            f"{name}: row {int(row[0]) + 1} is {dict(frame.row(int(row[0]), named=True))}; a label "
+            "needs a prompt and two policies, so mend that row or drop it"
+        )
+    return frame
+
+
+def _label_prompts(raw: pl.DataFrame, *, where: str) -> pl.Series:
+    if "prompt_id" in raw.columns:
+        return raw["prompt_id"].cast(pl.String)
+    if "prompt" not in raw.columns and "instruction" in raw.columns:
+        raw = raw.rename({"instruction": "prompt"})
+    require_columns(raw, ("prompt_id",) if "prompt" not in raw.columns else (), where=where)
+    return prompt_table(raw, where=where)["prompt_id"]
+
+
+def _label_outcomes(raw: pl.DataFrame, layout: tuple[str, ...], *, where: str) -> pl.Series:
+    """How far policy_a is preferred, 0 to 1."""
+    if layout == VOTES:
+        return battle_outcomes(raw, where=where)
+    if layout == PAIRS:
+        return pl.repeat(1.0, len(raw), eager=True)
+    preference = raw["preference"].cast(pl.Float64, strict=False)
+    known = preference.is_between(1.0, 2.0).fill_null(value=False)
+    if not known.all():
+        row = int((~known).arg_true()[0])
+        raise DataError(
+            f"{where}: row {row + 1}: preference is {raw['preference'][row]!r}; it must be 1 (the "
+            "first is better) to 2 (the second), so mend that row or drop it"
+        )
+    return 2.0 - preference
 
 
 def write_preferences(frame: pl.DataFrame, path: str | Path, *, force: bool = False) -> None:

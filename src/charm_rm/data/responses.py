@@ -12,7 +12,13 @@ from typing import Any
 import polars as pl
 
 from charm_rm.data.prompts import Message, as_messages, prompt_digest
-from charm_rm.data.tables import DataError, read_table, require_columns, require_plain_columns
+from charm_rm.data.tables import (
+    DataError,
+    read_table,
+    require_columns,
+    require_number_columns,
+    require_plain_columns,
+)
 
 RESPONSE_COLUMNS = ("prompt_id", "prompt", "policy", "sample", "response", "finish_reason")
 ALIASES = {
@@ -75,17 +81,62 @@ def conversation(row: dict[str, Any]) -> list[Message]:
     return [*row["prompt"], {"role": "assistant", "content": row["response"]}]
 
 
+def prompt_table(frame: pl.DataFrame, *, where: str) -> pl.DataFrame:
+    """Ids and messages, row by row; each distinct prompt is parsed and digested once.
+
+    Args:
+        frame: With a column ``prompt``, of strings or of lists of messages, and perhaps
+            ``prompt_id``; without it, the id is the digest of the prompt.
+        where: The file it came from, for messages.
+
+    Returns:
+        Columns ``prompt_id`` and ``prompt`` (list of ``{role, content}``).
+
+    Raises:
+        DataError: If a prompt is no prompt, or an id is null.
+
+    Example:
+        >>> prompt_table(pl.DataFrame({"prompt": ["Hello"]}), where="a.csv")["prompt_id"][0]
+        'b0ae8b0f316e2f14'
+    """
+    messages: dict[Any, list[Message]] = {}
+    ids: dict[Any, str] = {}
+    keys = []
+    for row, prompt in enumerate(frame["prompt"]):
+        if isinstance(prompt, str) and prompt.startswith('[{"role"'):
+            raise DataError(
+                f"{where}: row {row + 1}: the prompt is a list of messages written as text; "
+                "give it as a list, in Parquet or JSON lines"
+            )
+        key = prompt if isinstance(prompt, str) else repr(_listed(prompt))
+        if key not in messages:
+            try:
+                messages[key] = as_messages(_listed(prompt))
+            except DataError as error:
+                raise DataError(f"{where}: row {row + 1}: {error}") from error
+            ids[key] = prompt_digest(messages[key])
+        keys.append(key)
+    prompts = pl.Series("prompt", [messages[key] for key in keys], dtype=_PROMPT)
+    if "prompt_id" in frame.columns:
+        _refuse_nulls(frame, "prompt_id", where=where)
+        given = frame["prompt_id"].cast(pl.String)
+    else:
+        given = pl.Series("prompt_id", [ids[key] for key in keys], dtype=pl.String)
+    return pl.DataFrame([given, prompts])
+
+
 def _read_one(name: str) -> pl.DataFrame:
     raw = read_table(name)
     frame = raw.rename(_renames(raw.columns))
     require_columns(frame, ALIASES, where=name)
     if frame.is_empty():
         raise DataError(f"{name}: no rows; give a file with responses")
-    plain = ("prompt_id", "policy", "response", "sample", "finish_reason", "category")
+    plain = ("prompt_id", "policy", "response", "finish_reason", "category")
     require_plain_columns(frame, plain, where=name)
+    require_number_columns(frame, ("sample",), where=name)
     for column in ("policy", "response"):
         _refuse_nulls(frame, column, where=name)
-    prompts = _prompt_table(frame, where=name)
+    prompts = prompt_table(frame, where=name)
     sample = pl.col("sample") if "sample" in frame.columns else pl.lit(0)
     reason = pl.col("finish_reason") if "finish_reason" in frame.columns else pl.lit(None)
     columns = [
@@ -109,35 +160,6 @@ def _renames(columns: Sequence[str]) -> dict[str, str]:
         if theirs in columns and theirs != ours:
             found[theirs] = ours
     return found
-
-
-def _prompt_table(frame: pl.DataFrame, *, where: str) -> pl.DataFrame:
-    """Messages and ids, row by row; each distinct prompt is parsed and digested once."""
-    messages: dict[Any, list[Message]] = {}
-    ids: dict[Any, str] = {}
-    keys = []
-    mixed = isinstance(frame.schema["prompt"], pl.String)
-    for row, prompt in enumerate(frame["prompt"]):
-        if mixed and prompt is not None and prompt.startswith('[{"role"'):
-            raise DataError(
-                f"{where}: row {row + 1}: a list of messages among prompts that are plain text; "
-                "give all prompts in one form"
-            )
-        key = prompt if isinstance(prompt, str) else repr(_listed(prompt))
-        if key not in messages:
-            try:
-                messages[key] = as_messages(_listed(prompt))
-            except DataError as error:
-                raise DataError(f"{where}: row {row + 1}: {error}") from error
-            ids[key] = prompt_digest(messages[key])
-        keys.append(key)
-    prompts = pl.Series("prompt", [messages[key] for key in keys], dtype=_PROMPT)
-    if "prompt_id" in frame.columns:
-        _refuse_nulls(frame, "prompt_id", where=where)
-        given = frame["prompt_id"].cast(pl.String)
-    else:
-        given = pl.Series("prompt_id", [ids[key] for key in keys], dtype=pl.String)
-    return pl.DataFrame([given, prompts])
 
 
 def _listed(prompt: Any) -> Any:

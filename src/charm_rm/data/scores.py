@@ -15,6 +15,7 @@ from charm_rm.data.tables import (
     not_found,
     read_table,
     require_columns,
+    require_number_columns,
     require_plain_columns,
 )
 
@@ -27,7 +28,12 @@ SCORE_SCHEMA = {
 }
 UNNAMED = "unnamed"
 MIN_PROMPTS = 30  # fewer say nothing about a win rate
-OPTIONAL = {"category": pl.String, "n_tokens": pl.Int64, "truncated": pl.Boolean}
+OPTIONAL = {
+    "category": pl.String,
+    "n_tokens": pl.Int64,
+    "truncated": pl.Boolean,
+    "raw_score": pl.Float64,  # of calibrated scores: what the reward model gave
+}
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,7 @@ class ScoreMatrix:
     Attributes:
         policies: Names of the columns, length n_policies.
         prompt_ids: Prompt of each row, length n_rows.
+        samples: Number of the sample of each row, length n_rows.
         values: Score points, shape (n_rows, n_policies); NaN where a policy has no response.
         prompts: Which distinct prompt each row belongs to, 0 to n_prompts - 1, shape (n_rows,):
             the bootstrap draws prompts, and takes all samples of one together.
@@ -44,6 +51,7 @@ class ScoreMatrix:
 
     policies: tuple[str, ...]
     prompt_ids: tuple[str, ...]
+    samples: tuple[int, ...]
     values: NDArray[np.float64]
     prompts: NDArray[np.int64]
 
@@ -66,7 +74,7 @@ def read_scores(
     Args:
         paths: Files that `charm_rm.data.tables.read_table` reads, with columns ``prompt_id, policy,
             score`` and, if there, ``sample`` (else 0), ``reward_model`` (else "unnamed"),
-            ``category, n_tokens, truncated``.
+            ``category, n_tokens, truncated, raw_score``.
         by: Column that is read as the ``category`` of a row; any other than ``category`` must be
             there.
         mix_provenance: Whether files may be read together that were scored in different ways.
@@ -120,6 +128,7 @@ def _read_one(name: str, *, by: str) -> pl.DataFrame:
         frame = frame.with_columns(pl.lit(UNNAMED).alias("reward_model"))
     schema = SCORE_SCHEMA | {name: kind for name, kind in OPTIONAL.items() if name in frame.columns}
     require_plain_columns(frame, schema, where=name)
+    require_number_columns(frame, ("score", "raw_score", "sample", "n_tokens"), where=name)
     cast = frame.select(pl.col(column).cast(kind, strict=False) for column, kind in schema.items())
     _refuse_unusable(frame, cast, where=name)
     return cast
@@ -127,10 +136,10 @@ def _read_one(name: str, *, by: str) -> pl.DataFrame:
 
 def _refuse_unusable(raw: pl.DataFrame, cast: pl.DataFrame, *, where: str) -> None:
     """The first row whose id or score can't be used, by its line in a text file."""
-    bad_score = cast.select((~pl.col("score").is_finite()).fill_null(value=True)).to_series()
-    for column in ("score", "prompt_id", "policy", "sample", "reward_model"):
-        bad = bad_score if column == "score" else cast[column].is_null()
-        row = bad.arg_true()
+    scores = [column for column in ("score", "raw_score") if column in cast.columns]
+    for column in (*scores, "prompt_id", "policy", "sample", "reward_model"):
+        usable = cast[column].is_finite() if column in scores else cast[column].is_not_null()
+        row = (~usable.fill_null(value=False)).arg_true()
         if not row.is_empty():
             first = int(row[0])
             place = (
@@ -177,6 +186,7 @@ def score_matrix(scores: pl.DataFrame, policies: Sequence[str] | None = None) ->
     return ScoreMatrix(
         policies=tuple(wanted),
         prompt_ids=tuple(rows["prompt_id"]),
+        samples=tuple(rows["sample"]),
         values=values,
         prompts=rows["prompt_id"].rle_id().cast(pl.Int64).to_numpy(),
     )

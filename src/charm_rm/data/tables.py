@@ -4,6 +4,7 @@ Every reader of the package goes through `read_table` and every writer through `
 that a bad file is one line of explanation and a full disk or a kill leaves the old file whole.
 """
 
+import codecs
 import difflib
 import json
 import os
@@ -20,7 +21,9 @@ TEXT_COLUMNS = {
     *("prompt_id", "prompt", "instruction", "policy", "model", "generator", "reward_model"),
     *("response", "output", "category", "source", "board", "date", "finish_reason"),
     *("model_a", "model_b", "winner", "model_name", "Model"),
+    *("chosen_policy", "rejected_policy", "generator_1", "generator_2"),
 }
+PROMPT_COLUMNS = ("prompt", "instruction", "messages")
 Source = str | IO[bytes]  # an address, or an open local file
 
 
@@ -84,6 +87,16 @@ def _read_json(source: Source) -> pl.DataFrame:
     rows = json.loads(source.read().decode("utf-8-sig"))
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError("it must hold a list of objects")
+    return _frame(rows)
+
+
+def _frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
+    """A table of JSON objects; where some prompts are messages, a string is one user turn."""
+    for column in PROMPT_COLUMNS:
+        if {str, list} <= {type(row.get(column)) for row in rows}:
+            for row in rows:
+                if isinstance(row.get(column), str):
+                    row[column] = [{"role": "user", "content": row[column]}]
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
@@ -119,7 +132,17 @@ def _read_csv(source: Source) -> pl.DataFrame:
 
 
 def _read_lines(source: Source) -> pl.DataFrame:
-    return pl.read_ndjson(source, infer_schema_length=None)
+    if isinstance(source, str):
+        return pl.read_ndjson(source, infer_schema_length=None)
+    text = source.read().removeprefix(codecs.BOM_UTF8)
+    frame = pl.read_ndjson(text, infer_schema_length=None)
+    texts = [name for name in PROMPT_COLUMNS if frame.schema.get(name) == pl.String]
+    if not any(frame[name].str.starts_with("[").any() for name in texts):
+        return frame
+    # In a column of strings and lists, polars writes the lists as text.
+    rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+    mixed = any(isinstance(row.get(name), list) for row in rows for name in texts)
+    return _frame(rows) if mixed else frame
 
 
 _READERS: dict[str, Callable[[Source], pl.DataFrame]] = {
@@ -177,6 +200,29 @@ def require_plain_columns(frame: pl.DataFrame, columns: Iterable[str], *, where:
             raise DataError(
                 f"{where}: column {column!r} holds {frame.schema[column]}, not one value a row; "
                 "unnest it first"
+            )
+
+
+def require_number_columns(frame: pl.DataFrame, columns: Iterable[str], *, where: str) -> None:
+    """Columns of numbers, or of texts that are to be read as numbers; not dates, not truth values.
+
+    Args:
+        frame: The table.
+        columns: Names of the columns; those not there are passed over.
+        where: The file it came from, for the message.
+
+    Raises:
+        DataError: If a column holds something else, one value a row or many.
+
+    Example:
+        >>> require_number_columns(pl.DataFrame({"score": ["1.5"]}), ["score"], where="scores.csv")
+    """
+    require_plain_columns(frame, columns := list(columns), where=where)
+    for column in columns:
+        kind = frame.schema.get(column, pl.Null())
+        if not (kind.is_numeric() or kind in (pl.String, pl.Null)):
+            raise DataError(
+                f"{where}: column {column!r} holds {kind}, not numbers; give numbers there"
             )
 
 

@@ -312,30 +312,24 @@ def packed_states(backbone: Any, pack: Pack, places: Sequence[Sequence[int]]) ->
 
 
 @contextmanager
-def core_each(n_jobs: int) -> Iterator[Any]:
-    """A ``map`` that gives each job a core of its own, where there are enough jobs for that.
+def core_each() -> Iterator[Any]:
+    """A ``map`` that runs each job on one thread, as many side by side as there are cores.
 
-    Two threads on one matrix product wait for each other; two products do not.
-
-    Args:
-        n_jobs: Jobs that will be mapped.
+    Two threads on one matrix product wait for each other; two products do not. And a product is
+    not rounded alike on one thread and on two, so a job has one thread also where it is alone.
 
     Yields:
         A function like ``map``; results come in the order of the jobs.
 
     Example:
-        >>> with core_each(3) as each:
+        >>> with core_each() as each:
         ...     list(each(abs, [-1, 2, -3]))
         [1, 2, 3]
     """
     n_threads = torch.get_num_threads()
-    if n_threads == 1 or n_jobs < n_threads:
-        yield map
-        return
+    pool = ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,))
     try:
-        with ThreadPoolExecutor(
-            n_threads, initializer=torch.set_num_threads, initargs=(1,)
-        ) as pool:
+        with pool:
             yield pool.map
     finally:
         torch.set_num_threads(n_threads)

@@ -150,7 +150,7 @@ class RewardModel:
             return np.concatenate([self._read_head(one[None]) for one in states])
 
         scores = np.empty(len(sequences))
-        with core_each(len(packs)) as each:
+        with core_each() as each:
             for pack, values in zip(packs, each(score, packs), strict=True):
                 scores[list(pack.rows)] = values
         return scores
