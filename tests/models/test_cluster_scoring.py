@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from charm_rm.data.responses import read_responses
 from charm_rm.data.scores import read_scores
@@ -104,7 +105,7 @@ def test_the_table_is_that_of_the_local_run(
     assert local["truncated"].any()
     parts = tmp_path / "cluster.parts"
     table = score_on_cluster(responses, model, parts=parts, batch_tokens=BATCH_TOKENS)
-    assert table.equals(local)
+    assert_frame_equal(table, local, abs_tol=1e-5)  # other packs, other rounding
     assert pool.n_rows == 80  # policy c repeats policy a
 
 
@@ -256,7 +257,7 @@ def test_a_worker_killed_in_the_middle_loses_nothing(
     assert listening <= LOOPBACK
 
     assert charm("score", outputs, *model, "--out", whole)[0] == 0
-    assert read_scores([out]).equals(read_scores([whole]))
+    assert_frame_equal(read_scores([out]), read_scores([whole]), abs_tol=1e-5)
     document = json.loads(printed)
     assert document["n_responses"] == 900
     assert "on 2 workers (cpu)" in said

@@ -53,7 +53,7 @@ def test_a_sound_model_passes_every_check(make: MakeModel) -> None:
     assert all(not finding.cure for finding in found.values())
     assert "1 here; the template writes 0, tokenising its text gives 1" in found["BOS"].figure
     assert "score.weight 1 x 32 F32" in found["head"].figure
-    assert "up to 0 of the standard deviation" in found["batches"].figure
+    assert "alone against together, packed: up to " in found["batches"].figure
     assert "128 tokens" in found["length"].figure
 
 

@@ -66,7 +66,8 @@ def _check_batches(case: Case) -> Finding | None:
         _in_deviations(model.score_ids(sequences) - alone, alone),
         _in_deviations(model.score_ids(sequences[::-1])[::-1] - alone, alone),
     ]
-    way = "one at a time" if model.exact or not model.padded else "in batches"
+    unpadded = "packed" if model.packed and not model.exact else "one at a time"
+    way = "in batches" if model.padded and not model.exact else unpadded
     figure = (
         f"alone against together, {way}: up to {max(gaps):.2g} of the standard deviation "
         f"({model.dtype}; bound {BOUNDS[model.dtype]:g})"

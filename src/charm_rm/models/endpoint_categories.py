@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from charm_rm.data.categories import CATEGORIES, HARM_RULE, RULES
-from charm_rm.data.parts import Parts, Setting, open_parts, remove_parts
+from charm_rm.data.parts import Parts, Setting, open_parts
 from charm_rm.data.tables import DataError
 
 if TYPE_CHECKING:
@@ -169,17 +169,12 @@ def ask_categories(
     keys = {
         text: hashlib.sha256(_cut(text).encode("utf-8", "replace")).hexdigest() for text in texts
     }
-    opened = None
-    try:
-        with open_parts(parts, settings=endpoint.fingerprint()) as opened:
-            stored = opened.read()
-            found: dict[str, str] = dict(stored.iter_rows()) if stored is not None else {}
-            _ask_missing(
-                {keys[text]: _cut(text) for text in texts}, found, opened, endpoint, on_progress
-            )
-    finally:
-        if opened is not None and opened.read() is None:
-            remove_parts(parts)  # else a misspelt model would stand in its settings
+    with open_parts(parts, settings=endpoint.fingerprint()) as opened:
+        stored = opened.read()
+        found: dict[str, str] = dict(stored.iter_rows()) if stored is not None else {}
+        _ask_missing(
+            {keys[text]: _cut(text) for text in texts}, found, opened, endpoint, on_progress
+        )
     return [found.get(keys[text]) for text in texts]
 
 
