@@ -127,6 +127,7 @@ def refused(charm: Charm, tmp_path: Path, *arguments: object) -> str:
             "error: --tokenizer and --reward-model both name a tokenizer; give one of them",
         ),
         (["--endpoint", "http://a", "--base-model", "b"], "error: --base-model is the base of"),
+        (["--endpoint", "http://a", "--revision", "r"], "error: --revision is that of a"),
         (["--reward-model", "m", "--model", "rm"], "error: --model is for a server; give its"),
         (["--reward-model", "m", "--api", "vllm"], "error: --api is for a server; give its"),
         (["--reward-model", "m", "--concurrency", "3"], "error: --concurrency is for a server"),

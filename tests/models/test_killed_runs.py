@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
+import pytest
 from reward_server import RewardServer, serve
 from transformers import PreTrainedTokenizerFast
 
@@ -118,15 +119,21 @@ def write_outputs(path: Path, *, n_prompts: int) -> Path:
     return path
 
 
+@pytest.mark.parametrize("exact", [True, False])
 def test_a_local_run_killed_twenty_times_ends_as_an_uninterrupted_one(
-    charm: Callable[..., tuple[int, str, str]], make: MakeModel, tmp_path: Path
+    charm: Callable[..., tuple[int, str, str]], make: MakeModel, tmp_path: Path, exact: bool
 ) -> None:
     outputs = write_outputs(tmp_path / "outputs.parquet", n_prompts=300)
     common = ["score", str(outputs), "--reward-model", str(make()), "--dtype", "float32"]
+    common += ["--exact"] if exact else []
     out, whole, log = tmp_path / "out.parquet", tmp_path / "whole.parquet", tmp_path / "log"
     run_and_kill([*common, "--batch-tokens", "60", "--out", str(out)], most_seconds=0.08, log=log)
     assert charm(*common, "--out", whole)[0] == 0
-    assert pl.read_parquet(out).equals(pl.read_parquet(whole))
+    killed, unbroken = pl.read_parquet(out), pl.read_parquet(whole)
+    assert killed.drop("score").equals(unbroken.drop("score"))
+    # What was left to do after a kill was packed in other company: a matter of rounding.
+    most = 0.0 if exact else 1e-5 * float(unbroken["score"].std())  # type: ignore[arg-type]
+    assert (killed["score"] - unbroken["score"]).abs().max() <= most  # type: ignore[operator]
     assert not out.with_name("out.parquet.parts").exists()
 
     batches = [json.loads(line) for line in log.read_text().splitlines()]
@@ -150,10 +157,10 @@ def test_a_run_on_a_server_killed_twenty_times_ends_as_an_uninterrupted_one(
     }
     concurrency, per_request = 4, 8
     out, whole = tmp_path / "out.parquet", tmp_path / "whole.parquet"
-    with serve(RewardServer(delay=0.1)) as server:
+    with serve(RewardServer(delay=0.05)) as server:
         common = ["score", str(outputs), "--endpoint", server.url, "--model", "rm"]
         common += ["--tokenizer", str(tmp_path / "tokenizer"), "--concurrency", str(concurrency)]
-        run_and_kill([*common, "--out", str(out)], most_seconds=0.2, log=tmp_path / "log")
+        run_and_kill([*common, "--out", str(out)], most_seconds=0.1, log=tmp_path / "log")
         scored = Counter({ids: n for ids, n in server.seen.items() if ids in expected})
         assert charm(*common, "--out", whole)[0] == 0
     assert pl.read_parquet(out).equals(pl.read_parquet(whole))

@@ -92,6 +92,7 @@ def connect_model(
     concurrency: int | None,
     reward_model: str | None,
     base_model: str | None,
+    revision: str | None,
     max_length: int | None,
     trust_remote_code: bool,
 ) -> "EndpointModel":
@@ -118,11 +119,18 @@ def connect_model(
 
         say(f"loading {reward_model} to compare its scores with the server's")
         local = load_reward_model(
-            reward_model, base_model=base_model, trust_remote_code=trust_remote_code
+            reward_model,
+            base_model=base_model,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
         )
         rules = rules_of(local)
     elif tokenizer is not None:
-        rules = load_text_rules(tokenizer, model=model, trust_remote_code=trust_remote_code)
+        rules = load_text_rules(
+            tokenizer, model=model, revision=revision, trust_remote_code=trust_remote_code
+        )
+    elif revision is not None:
+        raise ValueError("--revision is that of a --tokenizer or --reward-model; give one of them")
     return find_model(
         endpoint,
         model=model,

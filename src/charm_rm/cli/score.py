@@ -171,6 +171,7 @@ def score(
             concurrency=concurrency,
             reward_model=reward_model,
             base_model=base_model,
+            revision=revision,
             max_length=max_length,
             trust_remote_code=trust_remote_code,
         )

@@ -41,7 +41,11 @@ class TextRules:
 
 
 def load_text_rules(
-    name: str, *, model: str | None = None, trust_remote_code: bool = False
+    name: str,
+    *,
+    model: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
 ) -> TextRules:
     """The rules of a tokenizer and its chat template; no weights are fetched or read.
 
@@ -49,6 +53,7 @@ def load_text_rules(
         name: A directory or a hub id that holds the reward model's tokenizer.
         model: Hub id of the reward model, where it is not ``name``: its row in
             `charm_rm.models.known_models.KNOWN_REWARD_MODELS` counts.
+        revision: Branch, tag or commit on the hub; by default the main branch.
         trust_remote_code: Whether to run code that comes with the tokenizer.
 
     Returns:
@@ -70,7 +75,9 @@ def load_text_rules(
     from charm_rm.models.reward_models import find_suffix
 
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+        tokenizer: Any = AutoTokenizer.from_pretrained(
+            name, revision=revision or "main", trust_remote_code=trust_remote_code
+        )
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
             f"{name}: no tokenizer there; give a directory or hub id of the reward model's"
