@@ -19,6 +19,7 @@ from charm_rm.cli.audit import print_audit
 from charm_rm.cli.calibrate import say_offsets
 from charm_rm.cli.console import warn
 from charm_rm.data.aliases import name_models
+from charm_rm.data.arena import EloTable
 from charm_rm.data.leaderboards import read_leaderboard
 
 # Not gpt4_1106_preview, the opponent in all of the judge's comparisons: its own score is constant,
@@ -59,6 +60,20 @@ def main(data: Path) -> None:
             rated, elo, over_valued=pair.over_valued, reference=REFERENCE, win_rate="hard"
         )
         say_offsets(calibration)
+        others = [policy.policy for policy in audit.policies if policy.policy != pair.over_valued]
+        print_references(rated, elo, over_valued=pair.over_valued, references=others)
+
+
+def print_references(
+    scores: pl.DataFrame, elo: EloTable, *, over_valued: str, references: list[str]
+) -> None:
+    """With how many references the same policy has the highest mismatch."""
+    first = 0
+    for reference in references:
+        audit = audit_scores(scores, elo, reference=reference, win_rate="hard", n_resamples=2)
+        highest = max(audit.policies, key=lambda policy: policy.signed_mismatch)
+        first += highest.policy == over_valued
+    print(f"{over_valued} has the highest mismatch with {first} of {len(references)} references")
 
 
 if __name__ == "__main__":

@@ -19,4 +19,7 @@ def test_the_gpt4_judge_over_values_the_model_it_is_made_of(shared: Path, tmp_pa
     assert result.returncode == 0, result.stderr
     assert "Most worth calibrating: gpt4_1106_preview against claude-2.1" in result.stdout
     assert "hard win rate 0.8559 -> 0.6807 (Elo expects 0.6812)" in result.stderr
+    readme = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+    assert "highest mismatch with 11 of 13 references" in result.stdout
+    assert "it has the highest mismatch in 11 of 13 cases" in readme
     assert list(tmp_path.iterdir()) == []
