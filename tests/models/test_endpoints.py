@@ -314,6 +314,19 @@ def test_the_key_of_the_environment_is_sent(monkeypatch: pytest.MonkeyPatch) -> 
         assert get_models(server.url)["data"][0]["id"] == "rm"
 
 
+def test_an_endpoint_may_name_another_variable_for_its_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sesame")
+
+    async def get(url: str) -> Any:
+        async with connect(Endpoint(url, key_variable="OPENAI_API_KEY")) as connection:
+            return await connection.send("/v1/models", lambda reply, _: reply)
+
+    with serve(RewardServer(key="sesame")) as server:
+        assert run(get(server.url))["data"][0]["id"] == "rm"
+
+
 def test_another_services_key_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CHARM_API_KEY", raising=False)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-another-company")

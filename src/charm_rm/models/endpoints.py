@@ -6,9 +6,9 @@ passing reason is sent again after a pause that doubles, drawn at random so that
 not return together, and never shorter than the server's ``Retry-After``. Everything is bounded:
 requests under way, repetitions, each pause, and the time that one request may take.
 
-The key comes from the environment variable CHARM_API_KEY and goes to that server alone; it is
-written nowhere, and redirections are not followed. This module knows nothing of scores: what a
-reply means is the caller's.
+The key comes from an environment variable, CHARM_API_KEY unless the endpoint names another, and
+goes to that server alone; it is written nowhere, and redirections are not followed. This module
+knows nothing of scores: what a reply means is the caller's.
 """
 
 import asyncio
@@ -95,12 +95,14 @@ class Endpoint:
         concurrency: Most requests under way at once.
         max_retries: Repetitions of a request that failed for a passing reason.
         timeout: Seconds that one request may take.
+        key_variable: Environment variable that holds the key, if it wants one.
     """
 
     url: str
     concurrency: int = CONCURRENCY
     max_retries: int = MAX_RETRIES
     timeout: float = TIMEOUT
+    key_variable: str = KEY_VARIABLE
 
 
 def parse_address(url: str) -> str:
@@ -241,9 +243,9 @@ class Connection:
             cure = f"it asks to wait {wish:,.0f} s; run again then, what is done is kept"
         elif status in (401, 403):
             cure = (
-                f"it does not take the key; set {KEY_VARIABLE} to one that it takes"
+                f"it does not take the key; set {self.endpoint.key_variable} to one that it takes"
                 if self._key
-                else f"it asks for a key; set {KEY_VARIABLE}"
+                else f"it asks for a key; set {self.endpoint.key_variable}"
             )
         elif status == 404:
             cure = "no such route or model there; check the address and --model"
@@ -307,9 +309,9 @@ async def connect(endpoint: Endpoint) -> AsyncIterator[Connection]:
             f"concurrency is {endpoint.concurrency}, time-out {endpoint.timeout:g} s; "
             "both must be positive"
         )
-    key = os.environ.get(KEY_VARIABLE, "").strip() or None
+    key = os.environ.get(endpoint.key_variable, "").strip() or None
     if key and not (key.isascii() and key.isprintable()):
-        raise ValueError(f"{KEY_VARIABLE} holds characters that no key has; set it again")
+        raise ValueError(f"{endpoint.key_variable} holds characters that no key has; set it again")
     limits = httpx2.Limits(
         max_connections=endpoint.concurrency, max_keepalive_connections=endpoint.concurrency
     )
