@@ -55,7 +55,7 @@ def draw_scores(n_prompts: int, n_policies: int, *, rng: np.random.Generator) ->
 
 
 def released_offset(
-    over_valued: Floats, reference: Floats, target: float, *, all_blocks: bool, seed: int = 0
+    over_valued: Floats, reference: Floats, *, target: float, all_blocks: bool, seed: int = 0
 ) -> float:
     """Offset as the released algorithm finds it: gradient descent on cross-prompt pairs.
 
@@ -114,7 +114,7 @@ def bench_offset(n_prompts: int = 4000) -> list[Result]:
     ]
     for name, all_blocks in (("all blocks", True), ("twin blocks", False)):
         start = time.perf_counter()
-        fitted = released_offset(over_valued, reference, target, all_blocks=all_blocks)
+        fitted = released_offset(over_valued, reference, target=target, all_blocks=all_blocks)
         taken = time.perf_counter() - start
         ratio = f"{taken:.2f} s = {taken / ours:,.0f} x"
         met = taken / ours >= 10_000 if all_blocks else None

@@ -64,7 +64,7 @@ Force = Annotated[bool, typer.Option("--force", help="Replace an existing output
 
 
 def choose_temperature(
-    scores: "pl.DataFrame", temperature: float | None, labels: list[str] | None
+    scores: "pl.DataFrame", temperature: float | None, *, labels: list[str] | None
 ) -> "tuple[float, LabelTemperature | None]":
     """The temperature that was given, or the one that labels give, which is said.
 
