@@ -29,7 +29,9 @@ from rich.table import Table
 
 import charm_rm
 from charm_rm.core.battles import count_battles
+from charm_rm.core.intervals import resample_counts
 from charm_rm.core.joint import solve_joint_offsets
+from charm_rm.core.joint_bootstrap import solve_resampled_joint_hard_offsets
 from charm_rm.core.ratings import fit_ratings, resample_ratings
 from charm_rm.core.win_rates import Floats
 from charm_rm.data.arena import read_elo
@@ -55,7 +57,7 @@ def draw_scores(n_prompts: int, n_policies: int, *, rng: np.random.Generator) ->
 
 
 def released_offset(
-    over_valued: Floats, reference: Floats, target: float, *, all_blocks: bool, seed: int = 0
+    over_valued: Floats, reference: Floats, *, target: float, all_blocks: bool, seed: int = 0
 ) -> float:
     """Offset as the released algorithm finds it: gradient descent on cross-prompt pairs.
 
@@ -114,7 +116,7 @@ def bench_offset(n_prompts: int = 4000) -> list[Result]:
     ]
     for name, all_blocks in (("all blocks", True), ("twin blocks", False)):
         start = time.perf_counter()
-        fitted = released_offset(over_valued, reference, target, all_blocks=all_blocks)
+        fitted = released_offset(over_valued, reference, target=target, all_blocks=all_blocks)
         taken = time.perf_counter() - start
         ratio = f"{taken:.2f} s = {taken / ours:,.0f} x"
         met = taken / ours >= 10_000 if all_blocks else None
@@ -189,9 +191,33 @@ def bench_many() -> list[Result]:
         results.append(
             Result(what, shown, f"< {goal} s" if goal else "", taken < goal if goal else None)
         )
+    results += bench_joint_hard()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     results.append(Result("  peak memory of the whole benchmark", f"{peak:.2f} GiB"))
     return [*results, *bench_ratings()]
+
+
+def bench_joint_hard(n_policies: int = 24, n_prompts: int = 805) -> list[Result]:
+    """Joint offsets of hard win rates, and their intervals from 1,000 resamples."""
+    rng = np.random.default_rng(0)
+    scores = draw_scores(n_prompts, n_policies, rng=rng)
+    elo = rng.normal(1200.0, 80.0, n_policies)
+    start = time.perf_counter()
+    found = solve_joint_offsets(scores, elo, reference=0, kind="hard")
+    fitted = time.perf_counter() - start
+    counts = np.concatenate(list(resample_counts(n_prompts, n_resamples=1000, rng=rng)))
+    start = time.perf_counter()
+    solve_resampled_joint_hard_offsets(
+        scores,
+        counts,
+        elo=np.tile(elo, (1000, 1)),
+        elo_centre=elo,
+        offsets=found.offsets,
+        reference=0,
+    )
+    drawn = time.perf_counter() - start
+    what = f"joint hard offsets, {n_policies} policies, {n_prompts:,} prompts"
+    return [Result(what, f"{fitted:.2f} s"), Result("  1,000 resamples", f"{drawn:.1f} s")]
 
 
 def bench_ratings(n_battles: int = 1_000_000, n_models: int = 100) -> list[Result]:

@@ -51,7 +51,7 @@ def test_prompts_without_a_category_are_refused(scores: pl.DataFrame, message: s
 def test_table_9_moves_the_target_and_with_it_mismatch_and_offset(kind: str) -> None:
     scores = make_scores(200, policies=(SIMPO, MINI), boost=0.5)
     old, new = read_elo("table9-old"), read_elo("table9-updated")
-    (change,) = compare_elo(scores, old, new, reference=MINI, win_rate=kind).policies  # type: ignore[arg-type]
+    (change,) = compare_elo(scores, (old, new), reference=MINI, win_rate=kind).policies  # type: ignore[arg-type]
     assert change.expected == pytest.approx((0.4187, 0.4455), abs=5e-5)
     assert change.signed_mismatch[0] > change.signed_mismatch[1] > 0
     assert change.offset[0] < change.offset[1] < 0
@@ -59,7 +59,7 @@ def test_table_9_moves_the_target_and_with_it_mismatch_and_offset(kind: str) -> 
 
 
 def test_a_table_beside_itself_changes_nothing() -> None:
-    changes = compare_elo(make_scores(), ELO, ELO, reference=MINI)
+    changes = compare_elo(make_scores(), (ELO, ELO), reference=MINI)
     assert {entry.policy for entry in changes.policies} == set(POLICIES) - {MINI}
     for entry in changes.policies:
         assert np.subtract(*entry.offset) == 0
@@ -68,6 +68,6 @@ def test_a_table_beside_itself_changes_nothing() -> None:
 
 def test_a_policy_that_one_table_lacks_is_named() -> None:
     with pytest.raises(DataError, match="table9-old: no Elo rating for 'gpt4_0613'"):
-        compare_elo(make_scores(), ELO, read_elo("table9-old"), reference=MINI)
+        compare_elo(make_scores(), (ELO, read_elo("table9-old")), reference=MINI)
     with pytest.raises(DataError, match="no reference 'gpt'"):
-        compare_elo(make_scores(), ELO, ELO, reference="gpt")
+        compare_elo(make_scores(), (ELO, ELO), reference="gpt")

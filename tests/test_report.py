@@ -136,8 +136,8 @@ def test_the_page_shows_every_policy_with_the_numbers_of_the_audit(html: str, au
     rows = {row[0]: row for row in Page(html).rows}
     for found in audit.policies:
         word = verdict(found, reference=MINI)
-        ends = (found.mismatch_low, found.mismatch_high)
-        mismatch, interval = rate_and_interval(found.signed_mismatch, *ends)
+        ends = {"low": found.mismatch_low, "high": found.mismatch_high}
+        mismatch, interval = rate_and_interval(found.signed_mismatch, **ends)
         _, elo, score, expected, sigmoid, hard, signed, n_prompts = rows[found.policy + word]
         assert elo.startswith(f"{found.elo:.0f}")
         assert score == number(found.mean_score)
@@ -154,13 +154,16 @@ def test_the_headline_says_who_is_over_valued_by_how_much_and_how_surely(
     text = Page(html).text
     worst = audit.policies[0]
     offset = calibration.offsets[0]
-    ends = (worst.mismatch_low, worst.mismatch_high)
-    value, interval = rate_and_interval(worst.signed_mismatch, *ends)
+    ends = {"low": worst.mismatch_low, "high": worst.mismatch_high}
+    value, interval = rate_and_interval(worst.signed_mismatch, **ends)
     assert worst.policy == SIMPO
     assert f"95% interval {interval}" in text
     assert value in text
     assert percent(worst.win_rate) in text
-    assert number_and_interval(offset.offset, offset.offset_low, offset.offset_high)[0] in text
+    assert (
+        number_and_interval(offset.offset, low=offset.offset_low, high=offset.offset_high)[0]
+        in text
+    )
     assert f"In {pairs.n_flipped} of them the offset flipped" in text
     assert "drawn at random for this test" in text
     for warning in audit.warnings:
@@ -391,9 +394,9 @@ def test_a_name_that_must_show_shows_even_where_there_is_no_room() -> None:
 
 
 def test_numbers_are_rounded_as_finely_as_their_interval_allows() -> None:
-    assert rate_and_interval(0.35201, 0.3177, 0.3849) == ("+35.2%", "+31.8% to +38.5%")
-    assert rate_and_interval(0.35201, 0.1, 0.6) == ("+35%", "+10% to +60%")
-    assert number_and_interval(-1.2, -1.3, -1.1)[0] == f"{MINUS}1.20"
+    assert rate_and_interval(0.35201, low=0.3177, high=0.3849) == ("+35.2%", "+31.8% to +38.5%")
+    assert rate_and_interval(0.35201, low=0.1, high=0.6) == ("+35%", "+10% to +60%")
+    assert number_and_interval(-1.2, low=-1.3, high=-1.1)[0] == f"{MINUS}1.20"
 
 
 @pytest.mark.parametrize("unknown", [None, float("nan"), float("inf")])

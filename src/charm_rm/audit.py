@@ -2,7 +2,7 @@
 
 Every policy is set against one reference on the prompts that both answered. Its win rate there
 (Eq. 3) is compared with the one that Elo expects (Eq. 2); Eq. 5 gives the mismatch, a paired
-bootstrap over prompts, with the ratings drawn from their own intervals, gives its uncertainty.
+bootstrap over prompts, with the ratings drawn from their intervals, gives its uncertainty.
 """
 
 from collections.abc import Mapping, Sequence
@@ -59,8 +59,8 @@ class PolicyAudit:
             80%, given these prompts and ratings, were this the only policy.
         verdict: ``"over-valued"`` or ``"under-valued"`` where the adjusted p-value is at most 0.05;
             else ``"not shown"``, or ``"too few prompts"`` where ``detectable_mismatch`` is over
-            0.1, so that even a mismatch of that size could have been missed (by the prompts or,
-            where they are many, by the ratings); ``"reference"`` for the reference.
+            0.1: even that could have been missed (by the prompts or, where they are many, by the
+            ratings); ``"reference"`` for the reference.
     """
 
     policy: str
@@ -135,7 +135,13 @@ class Audit:
     warnings: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The audit as the document that ``charm audit --json`` prints."""
+        """The audit as the document that ``charm audit --json`` prints.
+
+        Example:
+            >>> fixed = ("rm", "text", "2025-03-03", "sigmoid", 1.0, 1000, 0, ())
+            >>> Audit("gpt-4o-mini", *fixed, *[None] * 5, ()).to_json()["elo"]["date"]
+            '2025-03-03'
+        """
         document = asdict(self)
         document["elo"] = {"board": document.pop("elo_board"), "date": document.pop("elo_date")}
         document["win_rate"] = document.pop("win_rate_kind")
@@ -189,7 +195,7 @@ def audit_scores(
     ratings = elo.ratings(matrix.policies)
     chosen = reference or matrix.policies[int(np.argmax(ratings[:, 0]))]
     if chosen not in matrix.policies:
-        raise not_found("reference", chosen, matrix.policies, where="scores")
+        raise not_found("reference", chosen, names=matrix.policies, where="scores")
     at = matrix.policies.index(chosen)
     margins = matrix.values - matrix.values[:, [at]]
     _require_shared(matrix, margins, reference=chosen)
@@ -251,8 +257,8 @@ def _draw(
 
 def _require_shared(matrix: ScoreMatrix, margins: Floats, *, reference: str) -> None:
     for policy, column in zip(matrix.policies, margins.T, strict=True):
-        n_shared = len(np.unique(matrix.prompts[np.isfinite(column)]))
-        require_shared_prompts(n_shared, policy=policy, reference=reference)
+        n = len(np.unique(matrix.prompts[np.isfinite(column)]))
+        require_shared_prompts(n, policy=policy, reference=reference)
 
 
 def _audit_policies(
@@ -264,47 +270,63 @@ def _audit_policies(
     reference: int,
 ) -> list[PolicyAudit]:
     """One entry per policy of the matrix, in its order."""
+    answered = np.isfinite(outcomes["chosen"])
+    n = np.array([len(np.unique(matrix.prompts[column])) for column in answered.T])
+    columns = _measure(ratings, draws, outcomes=outcomes, n_prompts=n, reference=reference)
+    columns |= {"elo": ratings[:, 0], "mean_score": np.nanmean(matrix.values, axis=0)}
+    found = []
+    for at, policy in enumerate(matrix.policies):
+        own: dict[str, Any] = {name: float(column[at]) for name, column in columns.items()}
+        verdict: Verdict = "reference" if at == reference else _verdict(own)
+        found.append(
+            PolicyAudit(
+                policy=policy,
+                elo_low=_known(ratings[at, 1]),
+                elo_high=_known(ratings[at, 2]),
+                n_prompts=int(n[at]),
+                over_valued=verdict == "over-valued",
+                verdict=verdict,
+                **own,
+            )
+        )
+    return found
+
+
+def _measure(
+    ratings: Floats,
+    draws: _Draws,
+    *,
+    outcomes: Mapping[str, Floats],
+    n_prompts: NDArray[np.int64],
+    reference: int,
+) -> dict[str, Floats]:
+    """Rates and mismatches against the reference, by the name of the field, (n_policies,) each."""
     expected = expected_win_rate(ratings[:, 0], ratings[reference, 0])
     rates, sigmoid, hard = (np.nanmean(values, axis=0) for values in outcomes.values())
     signed = signed_mismatch(rates, expected)
     drawn_expected = expected_win_rate(draws.ratings, draws.ratings[:, [reference]])
     drawn = signed_mismatch(draws.rates, drawn_expected)
-    answered = np.isfinite(outcomes["chosen"])
-    n = np.array([len(np.unique(matrix.prompts[column])) for column in answered.T])
-    low, high = percentile_interval(drawn, n_prompts=n, level=LEVEL)
-    hard_low, hard_high = percentile_interval(draws.hard_rates, n_prompts=n, level=LEVEL)
-    errors = drawn.std(axis=0, ddof=1) * np.sqrt(n / (n - 1.0))  # resamples spread by 1/n
-    adjusted = _adjusted_p_values(signed, errors, n_prompts=n, reference=reference)
-    detectable = (ndtri(0.5 * (1.0 + LEVEL)) + ndtri(POWER)) * errors
-    found = []
-    for at, policy in enumerate(matrix.policies):
-        verdict = _verdict(signed[at], adjusted[at], detectable[at])
-        verdict = "reference" if at == reference else verdict
-        found.append(
-            PolicyAudit(
-                policy=policy,
-                elo=float(ratings[at, 0]),
-                elo_low=_known(ratings[at, 1]),
-                elo_high=_known(ratings[at, 2]),
-                n_prompts=int(n[at]),
-                mean_score=float(np.nanmean(matrix.values[:, at])),
-                expected_win_rate=float(expected[at]),
-                win_rate=float(rates[at]),
-                sigmoid_win_rate=float(sigmoid[at]),
-                hard_win_rate=float(hard[at]),
-                signed_mismatch=float(signed[at]),
-                mismatch_degree=float(mismatch_degree(rates[at], expected[at])),
-                mismatch_low=float(low[at]),
-                mismatch_high=float(high[at]),
-                over_valued=verdict == "over-valued",
-                hard_win_rate_low=float(hard_low[at]),
-                hard_win_rate_high=float(hard_high[at]),
-                adjusted_p_value=float(adjusted[at]),
-                detectable_mismatch=float(detectable[at]),
-                verdict=verdict,
-            )
-        )
-    return found
+    low, high = percentile_interval(drawn, n_prompts=n_prompts, level=LEVEL)
+    hard_low, hard_high = percentile_interval(draws.hard_rates, n_prompts=n_prompts, level=LEVEL)
+    errors = drawn.std(axis=0, ddof=1) * np.sqrt(
+        n_prompts / (n_prompts - 1.0)
+    )  # they spread by 1/n
+    return {
+        "expected_win_rate": expected,
+        "win_rate": rates,
+        "sigmoid_win_rate": sigmoid,
+        "hard_win_rate": hard,
+        "signed_mismatch": signed,
+        "mismatch_degree": mismatch_degree(rates, expected),
+        "mismatch_low": low,
+        "mismatch_high": high,
+        "hard_win_rate_low": hard_low,
+        "hard_win_rate_high": hard_high,
+        "adjusted_p_value": _adjusted_p_values(
+            signed, errors, n_prompts=n_prompts, reference=reference
+        ),
+        "detectable_mismatch": (ndtri(0.5 * (1.0 + LEVEL)) + ndtri(POWER)) * errors,
+    }
 
 
 def _adjusted_p_values(
@@ -320,10 +342,10 @@ def _adjusted_p_values(
     return adjusted
 
 
-def _verdict(signed: float, adjusted_p_value: float, detectable: float) -> Verdict:
-    if adjusted_p_value <= SIGNIFICANCE:
-        return "over-valued" if signed > 0.0 else "under-valued"
-    return "too few prompts" if detectable > LEAST_MISMATCH else "not shown"
+def _verdict(own: Mapping[str, float]) -> Verdict:
+    if own["adjusted_p_value"] <= SIGNIFICANCE:
+        return "over-valued" if own["signed_mismatch"] > 0.0 else "under-valued"
+    return "too few prompts" if own["detectable_mismatch"] > LEAST_MISMATCH else "not shown"
 
 
 def _suggest(policies: Sequence[PolicyAudit], reference: str) -> SuggestedPair | None:
@@ -352,7 +374,7 @@ def _warnings(policies: Sequence[PolicyAudit]) -> tuple[str, ...]:
 
 def _correlation(means: pl.DataFrame, method: Literal["pearson", "spearman"]) -> float | None:
     value = means.select(pl.corr("score", "elo", method=method)).item()
-    return _known(np.nan if value is None else value)
+    return None if value is None else _known(value)
 
 
 def _pearson_interval(draws: _Draws) -> tuple[float | None, float | None]:

@@ -55,12 +55,25 @@ class PairedMargins:
 
     @property
     def target(self) -> float:
-        """Win rate that Elo expects of the policy (Eq. 2)."""
+        """Win rate that Elo expects of the policy (Eq. 2).
+
+        Example:
+            >>> ratings = np.array([[1216.0, np.nan, np.nan], [1273.0, np.nan, np.nan]])
+            >>> round(PairedMargins("a", np.zeros(1), np.zeros(1, int), ("p",), ratings).target, 4)
+            0.4187
+        """
         return float(expected_win_rate(self.ratings[0, 0], self.ratings[1, 0]))
 
     @property
     def target_error(self) -> float:
-        """Standard error of the target, the two ratings being independent."""
+        """Standard error of the target, the two ratings being independent.
+
+        Example:
+            >>> ratings = np.array([[1216.0, 1211.0, 1221.0], [1273.0, 1270.0, 1276.0]])
+            >>> pair = PairedMargins("a", np.zeros(1), np.zeros(1, int), ("p",), ratings)
+            >>> round(pair.target_error, 4)
+            0.0042
+        """
         own, other = elo_standard_error(self.ratings[:, 1], self.ratings[:, 2])
         error = expected_win_rate_standard_error(
             self.ratings[0, 0], self.ratings[1, 0], elo_error=own, opponent_error=other
@@ -69,7 +82,13 @@ class PairedMargins:
 
     @property
     def n_prompts(self) -> int:
-        """Number of distinct prompts."""
+        """Number of distinct prompts.
+
+        Example:
+            >>> prompts, ids = np.array([0, 0, 1]), ("p", "p", "q")
+            >>> PairedMargins("a", np.zeros(3), prompts, ids, np.ones((2, 3))).n_prompts
+            2
+        """
         return int(self.prompts.max(initial=-1)) + 1
 
 
@@ -172,6 +191,19 @@ def pair_policies(
     Raises:
         DataError: If a policy is not in the scores or has no Elo, or they share fewer than 30
             prompts.
+
+    Example:
+        >>> from charm_rm.data.arena import read_elo
+        >>> rows = [
+        ...     (str(i), policy, 0, 1.0) for i in range(30) for policy in ("vicuna-7b", "gpt4_0613")
+        ... ]
+        >>> scores = pl.DataFrame(
+        ...     rows, schema=["prompt_id", "policy", "sample", "score"], orient="row"
+        ... )
+        >>> names = {"over_valued": "vicuna-7b", "reference": "gpt4_0613"}
+        >>> pair = pair_policies(scores, read_elo("table7"), **names)
+        >>> pair.n_prompts, round(pair.target, 3)
+        (30, 0.287)
     """
     matrix = score_matrix(scores, [over_valued, reference])
     require_ratings(elo, matrix.policies)
@@ -214,7 +246,26 @@ def describe_offset(
     kind: WinRateKind,
     temperature: float,
 ) -> Offset:
-    """What an offset does to a pair; the interval of the mismatch by the delta method."""
+    """What an offset does to a pair; the interval of the mismatch by the delta method.
+
+    Args:
+        pair: The two policies.
+        offset: Score points added to the first one's scores.
+        ends: Of the offset's interval.
+        category: The prompts that it holds for; None for all.
+        kind: Win rate that the mismatches are from.
+        temperature: Score points per unit of log-odds.
+
+    Returns:
+        The entry of an offsets file.
+
+    Example:
+        >>> margins, prompts, ids = np.linspace(0.0, 4.0, 30), np.arange(30), ("p",) * 30
+        >>> pair = PairedMargins("a", margins, prompts, ids, np.full((2, 3), 1000.0))
+        >>> settings = {"kind": "hard", "temperature": 1.0, "category": None}
+        >>> describe_offset(pair, offset=-2.0, ends=(-3.0, -1.0), **settings).hard_win_rate_after
+        0.5
+    """
     margins, moved, target = pair.margins, pair.margins + offset, pair.target
     before, after = (
         float(wins(values, kind=kind, temperature=temperature).mean())

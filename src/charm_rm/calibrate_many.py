@@ -10,18 +10,18 @@ from numpy.typing import NDArray
 
 from charm_rm.audit import LEVEL
 from charm_rm.calibrate import PairedMargins, describe_offset, pair_policies
-from charm_rm.core.categories import solve_category_offsets
+from charm_rm.core.categories import CategoryOffsets, solve_category_offsets
 from charm_rm.core.elo import draw_elo, elo_standard_error
 from charm_rm.core.intervals import percentile_interval, resample_counts
 from charm_rm.core.joint import JointOffsets, solve_joint_offsets
 from charm_rm.core.joint_bootstrap import solve_resampled_joint_hard_offsets
 from charm_rm.core.significance import student_interval
-from charm_rm.core.uncertainty import joint_offset_standard_errors
+from charm_rm.core.uncertainty import Codes, joint_offset_standard_errors
 from charm_rm.core.win_rates import Floats, WinRateKind
 from charm_rm.data.arena import EloTable, require_ratings
-from charm_rm.data.offsets import Calibration
-from charm_rm.data.scores import MIN_PROMPTS, ScoreMatrix, score_matrix
-from charm_rm.data.tables import DataError, not_found
+from charm_rm.data.offsets import Calibration, Offset
+from charm_rm.data.scores import MIN_PROMPTS, ScoreMatrix, prompt_categories, score_matrix
+from charm_rm.data.tables import not_found
 
 
 def calibrate_categories(
@@ -85,7 +85,8 @@ def calibrate_categories(
         [('a', 40), ('b', 40), ('c', 40)]
     """
     pair = pair_policies(scores, elo, over_valued=over_valued, reference=reference)
-    labels = _row_categories(scores, pair)
+    by_prompt = prompt_categories(scores)
+    labels = [by_prompt[prompt_id] for prompt_id in pair.prompt_ids]
     names = sorted(set(labels))
     codes = np.array([names.index(label) for label in labels], dtype=np.int64)
     found = solve_category_offsets(
@@ -99,26 +100,10 @@ def calibrate_categories(
         min_prompts=min_prompts,
         shrink=shrink,
     )
-    entries = []
-    for code, name in enumerate(names):
-        group = found.group_of[code]
-        rows = found.group_of[codes] == group
-        part = replace(pair, margins=pair.margins[rows], prompts=pair.prompts[rows])
-        ends = student_interval(
-            found.offsets[group],
-            standard_error=found.standard_errors[group],
-            n_prompts=max(2, found.n_prompts[group]),
-        )
-        entries.append(
-            describe_offset(
-                part,
-                offset=float(found.offsets[group]),
-                ends=(float(ends[0]), float(ends[1])),
-                category=name,
-                kind=win_rate,
-                temperature=temperature,
-            )
-        )
+    entries = [
+        _describe_category(pair, found, groups=found.group_of[codes], code=code, name=name)
+        for code, name in enumerate(names)
+    ]
     merged = ", ".join(names[code] for code in found.merged)
     note = f"under {min_prompts} prompts each, so these categories share one offset: {merged}"
     return Calibration(
@@ -130,6 +115,27 @@ def calibrate_categories(
         offsets=tuple(entries),
         warnings=(note,) if merged else (),
         made_by=dict(made_by or {}),
+    )
+
+
+def _describe_category(
+    pair: PairedMargins, found: CategoryOffsets, *, groups: Codes, code: int, name: str
+) -> Offset:
+    """The offset of one category, on the prompts of its group."""
+    group = found.group_of[code]
+    rows = groups == group
+    low, high = student_interval(
+        found.offsets[group],
+        standard_error=found.standard_errors[group],
+        n_prompts=max(2, found.n_prompts[group]),
+    )
+    return describe_offset(
+        replace(pair, margins=pair.margins[rows], prompts=pair.prompts[rows]),
+        offset=float(found.offsets[group]),
+        ends=(float(low), float(high)),
+        category=name,
+        kind=found.win_rate_kind,
+        temperature=found.temperature,
     )
 
 
@@ -186,8 +192,8 @@ def calibrate_jointly(
     matrix = score_matrix(scores)
     require_ratings(elo, matrix.policies)
     if reference not in matrix.policies:
-        raise not_found("reference", reference, matrix.policies, where="scores")
-    others = [policy for policy in matrix.policies if policy != reference]
+        raise not_found("reference", reference, names=matrix.policies, where="scores")
+    others = {name: at for at, name in enumerate(matrix.policies) if name != reference}
     pairs = [pair_policies(scores, elo, over_valued=name, reference=reference) for name in others]
     ratings = elo.ratings(matrix.policies)
     found = solve_joint_offsets(
@@ -198,19 +204,21 @@ def calibrate_jointly(
         temperature=temperature,
     )
     if win_rate == "hard":
-        ends = _resample_jointly(matrix, ratings, found, n_resamples=n_resamples, seed=seed)
+        low, high = _resample_jointly(
+            matrix, ratings, found=found, n_resamples=n_resamples, seed=seed
+        )
     else:
-        ends = _joint_interval(matrix, ratings, found)
+        low, high = _joint_interval(matrix, ratings, found=found)
     entries = [
         describe_offset(
             pair,
             offset=float(found.offsets[at]),
-            ends=(float(ends[0][at]), float(ends[1][at])),
+            ends=(float(low[at]), float(high[at])),
             category=None,
             kind=win_rate,
             temperature=temperature,
         )
-        for pair, at in zip(pairs, map(matrix.policies.index, others), strict=True)
+        for pair, at in zip(pairs, others.values(), strict=True)
     ]
     return Calibration(
         reward_model=scores["reward_model"][0],
@@ -221,19 +229,24 @@ def calibrate_jointly(
         offsets=tuple(entries),
         warnings=() if found.converged else ("the joint fit did not converge",),
         made_by={"seed": seed, **(made_by or {})},
-        joint={
-            "policies": list(matrix.policies),
-            "rmse_before": found.rmse_before,
-            "rmse": found.rmse,
-            "gradient_norm": _finite(found.gradient_norm),
-            "converged": found.converged,
-            "residuals": [[_finite(x) for x in row] for row in found.residuals],
-        },
+        joint=_describe_joint(matrix, found),
     )
 
 
+def _describe_joint(matrix: ScoreMatrix, found: JointOffsets) -> dict[str, Any]:
+    """What joint offsets leave over, as the offsets file has it."""
+    return {
+        "policies": list(matrix.policies),
+        "rmse_before": found.rmse_before,
+        "rmse": found.rmse,
+        "gradient_norm": _finite(found.gradient_norm),
+        "converged": found.converged,
+        "residuals": [[_finite(x) for x in row] for row in found.residuals],
+    }
+
+
 def _joint_interval(
-    matrix: ScoreMatrix, ratings: Floats, found: JointOffsets
+    matrix: ScoreMatrix, ratings: Floats, *, found: JointOffsets
 ) -> tuple[Floats, Floats]:
     """Ends of the intervals of joint sigmoid offsets, by the delta method."""
     elo_errors = elo_standard_error(ratings[:, 1], ratings[:, 2])
@@ -251,7 +264,7 @@ def _joint_interval(
 
 
 def _resample_jointly(
-    matrix: ScoreMatrix, ratings: Floats, found: JointOffsets, *, n_resamples: int, seed: int
+    matrix: ScoreMatrix, ratings: Floats, *, found: JointOffsets, n_resamples: int, seed: int
 ) -> tuple[Floats, Floats]:
     """Ends of the intervals of joint hard offsets: prompts and ratings drawn again."""
     if n_resamples < 2:
@@ -281,26 +294,6 @@ def _shared_prompts(matrix: ScoreMatrix, reference: int) -> NDArray[np.int64]:
     known = np.isfinite(matrix.values)
     shared = known & known[:, [reference]]
     return np.array([len(np.unique(matrix.prompts[column])) for column in shared.T])
-
-
-def _row_categories(scores: pl.DataFrame, pair: PairedMargins) -> list[str]:
-    """Category of each row of the pair; one per prompt, none missing."""
-    if "category" not in scores.columns:
-        raise DataError(
-            "scores: no column 'category'; fill it with charm categorize, or name another with --by"
-        )
-    known = scores.select("prompt_id", "category").unique()
-    empty = known.filter(pl.col("category").is_null())
-    if not empty.is_empty():
-        raise DataError(
-            f"scores: prompt {empty['prompt_id'][0]!r} has no category ({len(empty)} have none); "
-            "fill them in with charm categorize, or drop those rows"
-        )
-    twice = known.filter(pl.col("prompt_id").is_duplicated()).sort("prompt_id")
-    if not twice.is_empty():
-        raise DataError(f"scores: prompt {twice['prompt_id'][0]!r} has two categories; keep one")
-    by_prompt = dict(known.iter_rows())
-    return [by_prompt[prompt_id] for prompt_id in pair.prompt_ids]
 
 
 def _finite(value: float) -> float | None:

@@ -74,7 +74,16 @@ class CalibratedScores:
     after: Standing
 
     def to_json(self) -> dict[str, Any]:
-        """What the calibration did, without the scores."""
+        """What the calibration did, without the scores.
+
+        Example:
+            >>> side = Standing(0.7, 0.8, 0.5, 0.4, 0.6, None)
+            >>> frame = pl.DataFrame({"score": [0.5, -0.5]})
+            >>> settings = ("a", "b", "sigmoid", 1.0)
+            >>> found = CalibratedScores(frame, "length", "rm", {}, *settings, side, side)
+            >>> found.to_json()["n_scores"]
+            2
+        """
         document = asdict(replace(self, frame=pl.DataFrame()))
         del document["frame"]
         return document | {"n_scores": len(self.frame)}
@@ -141,13 +150,13 @@ def calibrate_scores(
         raise ValueError(f"method must be one of {', '.join(SUFFIXES)}, got {method!r}")
     matrix = score_matrix(scores)
     if over_valued not in matrix.policies:
-        raise not_found("policy", over_valued, matrix.policies, where="scores")
+        raise not_found("policy", over_valued, names=matrix.policies, where="scores")
     if method == "length":
         lengths = length_matrix(scores, matrix, responses=responses)
         values = remove_length_trend(matrix.values, lengths)
     else:
         values = _standardize(matrix)
-    frame = _put_back(scores, matrix, values, suffix=SUFFIXES[method])
+    frame = _put_back(scores, matrix, values=values, suffix=SUFFIXES[method])
     settings: dict[str, Any] = {
         "reference": reference,
         "win_rate": win_rate,
@@ -238,7 +247,7 @@ def _standardize(matrix: ScoreMatrix) -> Floats:
 
 
 def _put_back(
-    scores: pl.DataFrame, matrix: ScoreMatrix, values: Floats, *, suffix: str
+    scores: pl.DataFrame, matrix: ScoreMatrix, *, values: Floats, suffix: str
 ) -> pl.DataFrame:
     """The table with calibrated scores in the place of the raw ones, which it keeps."""
     rows, columns = np.nonzero(np.isfinite(values))

@@ -6,7 +6,7 @@ set beside each other.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import polars as pl
@@ -17,10 +17,24 @@ from charm_rm.core.mismatch import signed_mismatch
 from charm_rm.core.offsets import reach_win_rate
 from charm_rm.core.win_rates import Floats, WinRateKind, hard_wins, wins
 from charm_rm.data.arena import EloTable, require_ratings
-from charm_rm.data.scores import MIN_PROMPTS, require_shared_prompts, score_matrix
+from charm_rm.data.scores import (
+    MIN_PROMPTS,
+    prompt_categories,
+    require_shared_prompts,
+    score_matrix,
+)
 from charm_rm.data.tables import DataError, not_found
 
 MERGED = "(merged)"  # the categories that have too few prompts by themselves
+
+
+class AuditSettings(TypedDict, total=False):
+    """The settings of `audit_scores`, where they are passed on as they are."""
+
+    win_rate: WinRateKind
+    temperature: float
+    n_resamples: int
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -38,7 +52,12 @@ class CategoryAudits:
     left_out: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The audits as one document, by category."""
+        """The audits as one document, by category.
+
+        Example:
+            >>> CategoryAudits({}, ("rare",), ()).to_json()
+            {'categories': {}, 'merged': ['rare'], 'left_out': []}
+        """
         return {
             "categories": {name: audit.to_json() for name, audit in self.audits.items()},
             "merged": list(self.merged),
@@ -86,7 +105,12 @@ class EloChanges:
     policies: tuple[EloChange, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The comparison as one document."""
+        """The comparison as one document.
+
+        Example:
+            >>> EloChanges("b", ({"name": "old"}, {"name": "new"}), "hard", ()).to_json()["tables"]
+            ({'name': 'old'}, {'name': 'new'})
+        """
         return asdict(self)
 
 
@@ -95,10 +119,7 @@ def audit_categories(
     elo: EloTable,
     *,
     reference: str | None = None,
-    win_rate: WinRateKind = "sigmoid",
-    temperature: float = 1.0,
-    n_resamples: int = 1000,
-    seed: int = 0,
+    **settings: Unpack[AuditSettings],
 ) -> CategoryAudits:
     """An audit of each category of prompts, against the same Elo (6.2, Table 4).
 
@@ -106,10 +127,7 @@ def audit_categories(
         scores: As `charm_rm.data.scores.read_scores` returns them, with a ``category``.
         elo: Ratings that hold every policy in the scores.
         reference: The trusted opponent; by default the policy with the highest Elo.
-        win_rate: ``"sigmoid"`` or ``"hard"``.
-        temperature: Score points per unit of log-odds.
-        n_resamples: Bootstrap resamples.
-        seed: Of the bootstrap.
+        **settings: The others of `audit_scores`, for all audits.
 
     Returns:
         The audits. Categories in which some policy shares fewer than 30 prompts with the
@@ -133,14 +151,7 @@ def audit_categories(
         >>> list(found.audits)
         ['a', 'b']
     """
-    if "category" not in scores.columns:
-        raise DataError(
-            "scores: no column 'category'; fill it with charm categorize, or name another with --by"
-        )
-    empty = scores.filter(pl.col("category").is_null())
-    if not empty.is_empty():
-        prompt = empty["prompt_id"][0]
-        raise DataError(f"scores: prompt {prompt!r} has no category; charm categorize fills it")
+    prompt_categories(scores)
     per_policy = scores.group_by("category", "policy").agg(pl.col("prompt_id").n_unique())
     least = per_policy.group_by("category").agg(pl.col("prompt_id").min(), pl.len())
     n_policies = scores["policy"].n_unique()
@@ -157,16 +168,7 @@ def audit_categories(
         raise DataError(f"scores: no category has {MIN_PROMPTS} prompts of every policy")
     chosen = reference or audit_scores(scores, elo, n_resamples=2).reference
     audits = {
-        name: audit_scores(
-            part,
-            elo,
-            reference=chosen,
-            win_rate=win_rate,
-            temperature=temperature,
-            n_resamples=n_resamples,
-            seed=seed,
-        )
-        for name, part in groups.items()
+        name: audit_scores(part, elo, reference=chosen, **settings) for name, part in groups.items()
     }
     kept, dropped = (tuple(small), ()) if mergeable else ((), tuple(small))
     return CategoryAudits(audits=audits, merged=kept, left_out=dropped)
@@ -174,8 +176,7 @@ def audit_categories(
 
 def compare_elo(
     scores: pl.DataFrame,
-    first: EloTable,
-    second: EloTable,
+    tables: tuple[EloTable, EloTable],
     *,
     reference: str,
     win_rate: WinRateKind = "sigmoid",
@@ -185,8 +186,7 @@ def compare_elo(
 
     Args:
         scores: As `charm_rm.data.scores.read_scores` returns them.
-        first: Ratings that hold every policy in the scores.
-        second: Other ratings that do.
+        tables: Two Elo tables, each of which holds every policy in the scores.
         reference: The trusted opponent.
         win_rate: ``"sigmoid"`` or ``"hard"``.
         temperature: Score points per unit of log-odds.
@@ -206,20 +206,19 @@ def compare_elo(
         >>> names = ["prompt_id", "policy", "sample", "score", "reward_model"]
         >>> changes = compare_elo(
         ...     pl.DataFrame(rows, schema=names, orient="row"),
-        ...     read_elo("table9-old"),
-        ...     read_elo("table9-updated"),
+        ...     (read_elo("table9-old"), read_elo("table9-updated")),
         ...     reference=pair[1],
         ... )
         >>> [round(x, 4) for x in changes.policies[0].expected]  # the two rows of Table 9
         [0.4187, 0.4455]
     """
     matrix = score_matrix(scores)
-    for table in (first, second):
+    for table in tables:
         require_ratings(table, matrix.policies)
     if reference not in matrix.policies:
-        raise not_found("reference", reference, matrix.policies, where="scores")
+        raise not_found("reference", reference, names=matrix.policies, where="scores")
     at = matrix.policies.index(reference)
-    ratings = [table.ratings(matrix.policies)[:, 0] for table in (first, second)]
+    ratings = [table.ratings(matrix.policies)[:, 0] for table in tables]
     found = []
     for column, policy in enumerate(matrix.policies):
         if policy == reference:
@@ -232,7 +231,7 @@ def compare_elo(
         change = _describe_change(margins[known], targets, kind=win_rate, temperature=temperature)
         found.append(EloChange(policy=policy, n_prompts=n_prompts, **change))
     found.sort(key=lambda entry: -abs(np.subtract(*entry.signed_mismatch)))
-    names = [{"name": t.name, "board": t.board, "date": t.date} for t in (first, second)]
+    names = [{"name": t.name, "board": t.board, "date": t.date} for t in tables]
     return EloChanges(
         reference=reference,
         tables=(names[0], names[1]),

@@ -1,12 +1,13 @@
 """Cross-validation: what a calibration is worth on prompts that it was not fitted on.
 
 Every method is fitted on some prompts and measured on the others, so that each prompt is measured
-once; the other corrections that people ask about stand in the same table. The reward model itself
-is not fitted here: prompts that it was trained on are no honest test of it.
+once; other corrections that people ask about stand beside. The reward model itself is not fitted
+here: prompts that it was trained on are no honest test of it.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, get_args
 
 import numpy as np
@@ -25,8 +26,12 @@ from charm_rm.core.offsets import reach_win_rate
 from charm_rm.core.temperature import fit_temperature
 from charm_rm.core.win_rates import Floats, WinRateKind, win_rate_matrix, wins
 from charm_rm.data.arena import EloTable, require_ratings
-from charm_rm.data.scores import ScoreMatrix, require_shared_prompts, score_matrix
-from charm_rm.data.tables import DataError, not_found
+from charm_rm.data.scores import (
+    prompt_categories,
+    require_shared_prompts,
+    score_matrix,
+)
+from charm_rm.data.tables import not_found
 from charm_rm.temperature import PlacedLabels, place_labels
 
 N_RESAMPLES = 1000
@@ -72,7 +77,12 @@ class CrossValidation:
     rows: tuple[HeldOut, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The table as the document that ``charm calibrate --cross-validate --json`` prints."""
+        """The table as the document that ``charm calibrate --cross-validate --json`` prints.
+
+        Example:
+            >>> CrossValidation("a", "b", 5, 403, 1.0, 0, ()).to_json()["n_folds"]
+            5
+        """
         return asdict(self)
 
 
@@ -133,11 +143,11 @@ def cross_validate(
 ) -> CrossValidation:
     """Held-out mismatch of each way to calibrate, for sigmoid and hard win rates.
 
-    Methods: no calibration; one offset (Eq. 4); its closed form for normal margins; an offset per
-    category, plain and shrunk, where the scores have categories; joint offsets of all policies
-    (A.6); every policy's scores as z-scores; scores less their trend in response length, where
-    lengths are known; and, where there are labels, scores over the temperature that fits them,
-    alone and with one offset (for the sigmoid only: no temperature moves a hard win rate).
+    Methods: none; one offset (Eq. 4), and its closed form for normal margins; an offset per
+    category, plain and shrunk, where there are categories; joint offsets (A.6); z-scores; scores
+    less their trend in response length, where lengths are known; and, where there are labels,
+    scores over the temperature that fits them, alone and with one offset (for the sigmoid only:
+    no temperature moves a hard win rate).
 
     Args:
         scores: As `charm_rm.data.scores.read_scores` returns them.
@@ -182,10 +192,13 @@ def cross_validate(
     require_ratings(elo, matrix.policies)
     for policy in (over_valued, reference):
         if policy not in matrix.policies:
-            raise not_found("policy", policy, matrix.policies, where="scores")
+            raise not_found("policy", policy, names=matrix.policies, where="scores")
     n_prompts = int(matrix.prompts.max()) + 1
     if not 2 <= n_folds <= n_prompts:
         raise ValueError(f"folds must be 2 to {n_prompts}, the number of prompts; got {n_folds}")
+    lengths = None
+    if responses is not None or "n_tokens" in scores.columns:
+        lengths = length_matrix(scores, matrix, responses=responses)
     task = _Task(
         values=matrix.values,
         prompts=matrix.prompts,
@@ -193,7 +206,7 @@ def cross_validate(
         over_valued=matrix.policies.index(over_valued),
         reference=matrix.policies.index(reference),
         categories=_category_codes(scores, matrix.prompt_ids),
-        lengths=_known_lengths(scores, matrix, responses),
+        lengths=lengths,
         labels=None if labels is None else place_labels(matrix, labels),
         kind="sigmoid",
         temperature=temperature,
@@ -220,12 +233,12 @@ def _measure_all(task: _Task, folds: NDArray[np.int64], *, seed: int) -> Iterato
             if kind == "hard" and method in (_temperature, _temperature_and_offset):
                 continue
             if kind == "sigmoid" or method in FITTED_TO_ELO:
-                moved[name] = _hold_out(replace(task, kind=kind), method, folds)
+                moved[name] = _hold_out(replace(task, kind=kind), method, folds=folds)
             calibrated = replace(task, values=moved[name], kind=kind)
             yield _measure(calibrated, method=name, seed=seed)
 
 
-def _hold_out(task: _Task, method: Method, folds: NDArray[np.int64]) -> Floats:
+def _hold_out(task: _Task, method: Method, *, folds: NDArray[np.int64]) -> Floats:
     """Calibrated scores, those of each fold by the fit on the other folds."""
     moved = np.empty_like(task.values)
     for fold in range(folds.max() + 1):
@@ -286,8 +299,7 @@ def _by_category(task: _Task, fit: NDArray[np.bool_], *, shrink: bool = False) -
     return _move_policy(task, by_code[task.categories])
 
 
-def _by_category_shrunk(task: _Task, fit: NDArray[np.bool_]) -> Floats:
-    return _by_category(task, fit, shrink=True)
+_by_category_shrunk = partial(_by_category, shrink=True)
 
 
 def _joint(task: _Task, fit: NDArray[np.bool_]) -> Floats:
@@ -326,13 +338,8 @@ def _temperature_and_offset(task: _Task, fit: NDArray[np.bool_]) -> Floats:
     return _one_offset(replace(task, values=_temperature(task, fit)), fit)
 
 
-FITTED_TO_ELO: tuple[Method, ...] = (  # these differ by the win rate that they fit
-    _one_offset,
-    _probit,
-    _by_category,
-    _by_category_shrunk,
-    _joint,
-)
+# These differ by the win rate that they fit.
+FITTED_TO_ELO = (_one_offset, _probit, _by_category, _by_category_shrunk, _joint)
 
 
 def _move_policy(task: _Task, offset: float | Floats) -> Floats:
@@ -365,8 +372,8 @@ def _measure(task: _Task, *, method: str, seed: int) -> HeldOut:
 def _interval(outcomes: Floats, task: _Task, *, seed: int) -> tuple[float, float]:
     rng = np.random.default_rng(seed)
     blocks = resample_counts(int(task.prompts.max()) + 1, n_resamples=N_RESAMPLES, rng=rng)
-    rates = [resampled_means(outcomes[:, None], counts[:, task.prompts])[:, 0] for counts in blocks]
-    mismatch = signed_mismatch(np.concatenate(rates), task.target)
+    rates = [resampled_means(outcomes[:, None], counts[:, task.prompts]) for counts in blocks]
+    mismatch = signed_mismatch(np.concatenate(rates)[:, 0], task.target)
     n_prompts = len(np.unique(task.prompts[np.isfinite(outcomes)]))
     low, high = percentile_interval(mismatch, n_prompts=n_prompts, level=LEVEL)
     return float(low), float(high)
@@ -385,17 +392,6 @@ def _by_categories(outcomes: Floats, task: _Task) -> float | None:
 def _category_codes(scores: pl.DataFrame, prompt_ids: tuple[str, ...]) -> NDArray[np.int64] | None:
     if "category" not in scores.columns:
         return None
-    known = scores.select("prompt_id", "category").unique(subset="prompt_id", keep="first")
-    by_prompt = dict(known.iter_rows())
-    labels = [by_prompt[prompt_id] for prompt_id in prompt_ids]
-    if any(label is None for label in labels):
-        raise DataError("scores: some prompts have no category; charm categorize fills them in")
-    return np.unique(np.array(labels, dtype=str), return_inverse=True)[1]
-
-
-def _known_lengths(
-    scores: pl.DataFrame, matrix: ScoreMatrix, responses: pl.DataFrame | None
-) -> Floats | None:
-    if responses is None and "n_tokens" not in scores.columns:
-        return None
-    return length_matrix(scores, matrix, responses=responses)
+    by_prompt = prompt_categories(scores)
+    labels = np.array([by_prompt[prompt_id] for prompt_id in prompt_ids], dtype=str)
+    return np.unique(labels, return_inverse=True)[1]

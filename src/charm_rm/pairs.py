@@ -108,7 +108,7 @@ def build_pairs(
         raise ValueError(f"at most {per_prompt} pairs per prompt leaves none; give 1 or more")
     if select not in ("best-worst", "all"):
         raise ValueError(f"select must be 'best-worst' or 'all', got {select!r}")
-    chosen = _choose_policies(scores, calibration, policies)
+    chosen = _choose_policies(scores, calibration, wanted=policies)
     candidates = _candidates(scores, calibration, policies=chosen, uncalibrated=uncalibrated)
     paired = _best_worst(candidates) if select == "best-worst" else _all_pairs(candidates)
     decided = paired.filter(pl.col("margin") > tie_width(paired["margin"].to_numpy()))
@@ -143,7 +143,7 @@ def _n_with(frame: pl.DataFrame, policy: str) -> int:
 
 
 def _choose_policies(
-    scores: pl.DataFrame, calibration: Calibration | None, wanted: Sequence[str] | None
+    scores: pl.DataFrame, calibration: Calibration | None, *, wanted: Sequence[str] | None
 ) -> list[str]:
     """The candidates by name, each of which has scores."""
     known = scores["policy"].unique().sort().to_list()
@@ -156,7 +156,7 @@ def _choose_policies(
         policies = known
     for policy in policies:
         if policy not in known:
-            raise not_found("policy", policy, known, where="scores")
+            raise not_found("policy", policy, names=known, where="scores")
     if len(policies) < 2:
         raise DataError(
             f"scores: only the policy {policies[0]!r}; a pair needs two, so name another"

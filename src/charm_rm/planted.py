@@ -80,7 +80,12 @@ class Scenario:
 
     @property
     def parts(self) -> tuple[str | None, ...]:
-        """Prompts that are looked at: all (None) and, where there are several, each category."""
+        """Prompts that are looked at: all (None) and, where there are several, each category.
+
+        Example:
+            >>> Scenario("two", strata=(Stratum("a", 0.5, 0.0), Stratum("b", 0.5, 1.0))).parts
+            (None, 'a', 'b')
+        """
         several = [stratum.category for stratum in self.strata] if len(self.strata) > 1 else []
         return (None, *several)
 
@@ -185,7 +190,7 @@ def plant_scores(scenario: Scenario, *, rng: np.random.Generator) -> pl.DataFram
     bias = np.array([stratum.bias for stratum in scenario.strata])[stratum]
     is_planted = np.array(list(QUALITIES)) == PLANTED
     shift = np.array(list(QUALITIES.values())) + np.outer(bias, is_planted)
-    values = _scores_at(scenario, prompts, noise, shift=shift)
+    values = _scores_at(scenario, prompts, noise=noise, shift=shift)
     values[rng.random(shape) < 2.0 * scenario.missing * (1.0 - prompts)] = np.nan
     one = pl.DataFrame(values, schema=list(QUALITIES)).with_columns(
         prompt_id=pl.Series([f"p{at:04d}" for at in range(scenario.n_prompts)]),
@@ -292,12 +297,12 @@ def run_scenario(
     streams = (np.random.default_rng([seed, name, number]) for number in range(repetitions))
     found = np.array([_try_sample(scenario, rng=rng, n_resamples=n_resamples) for rng in streams])
     return tuple(
-        _summarise(scenario, category, found[:, part])
+        _summarise(scenario, category, found=found[:, part])
         for part, category in enumerate(scenario.parts)
     )
 
 
-def _scores_at(scenario: Scenario, prompts: Floats, noise: Floats, *, shift: ArrayLike) -> Floats:
+def _scores_at(scenario: Scenario, prompts: Floats, *, noise: Floats, shift: ArrayLike) -> Floats:
     """Score points at given quantiles of the prompt effect and the noise."""
     drawn = ndtri(noise) if np.isinf(scenario.tail) else stdtrit(scenario.tail, noise)
     values = scenario.prompt_effect * ndtri(prompts) + shift + drawn
@@ -315,8 +320,8 @@ def _population() -> Floats:
 def _margins(scenario: Scenario, shift: float) -> Floats:
     """Margins of a policy of this quality and bias over the population, in score points."""
     prompts, own, other = _population().T
-    reference = _scores_at(scenario, prompts, other, shift=QUALITIES[REFERENCE])
-    return np.asarray(_scores_at(scenario, prompts, own, shift=shift) - reference)
+    reference = _scores_at(scenario, prompts, noise=other, shift=QUALITIES[REFERENCE])
+    return np.asarray(_scores_at(scenario, prompts, noise=own, shift=shift) - reference)
 
 
 def _rate(scenario: Scenario, margins: Floats) -> float:
@@ -347,11 +352,11 @@ def _try_sample(
         audit = audit_scores(scores, elo, **settings)
         calibration = calibrate_pair(scores, elo, over_valued=PLANTED, **settings)
         truth = true_values(scenario, category)
-        found.append(_compare(audit, calibration.offsets[0], truth))
+        found.append(_compare(audit, calibration.offsets[0], truth=truth))
     return found
 
 
-def _compare(audit: Audit, offset: Offset, truth: Truth) -> tuple[float, ...]:
+def _compare(audit: Audit, offset: Offset, *, truth: Truth) -> tuple[float, ...]:
     (planted,) = (entry for entry in audit.policies if entry.policy == PLANTED)
     called = [entry for entry in audit.policies if entry.verdict.endswith("valued")]
     n_true = int(planted.over_valued and truth.bias > 0.0)
@@ -366,7 +371,7 @@ def _compare(audit: Audit, offset: Offset, truth: Truth) -> tuple[float, ...]:
     )
 
 
-def _summarise(scenario: Scenario, category: str | None, found: Floats) -> Recovery:
+def _summarise(scenario: Scenario, category: str | None, *, found: Floats) -> Recovery:
     n_prompts, offset, offset_covered, mismatch, covered, flagged, false = found.mean(axis=0)
     return Recovery(
         scenario=scenario.name,

@@ -41,7 +41,12 @@ class LabelTemperature:
     n_unscored: int
 
     def to_json(self) -> dict[str, Any]:
-        """The fit as a JSON document."""
+        """The fit as a JSON document.
+
+        Example:
+            >>> LabelTemperature(2.0, 1.8, None, 100, 50, 0).to_json()["high"] is None
+            True
+        """
         return asdict(self)
 
 
@@ -158,7 +163,7 @@ def place_labels(matrix: ScoreMatrix, labels: pl.DataFrame) -> PlacedLabels:
     scored &= np.min(places, axis=1) >= 0
     n_prompts = np.unique(matrix.prompts[rows[scored]]).size
     if n_prompts < MIN_PROMPTS:
-        raise DataError(_too_few(n_prompts, labels, matrix))
+        raise DataError(_too_few(n_prompts, labels, matrix=matrix))
     return PlacedLabels(
         rows=rows[scored],
         first=first[scored],
@@ -168,7 +173,7 @@ def place_labels(matrix: ScoreMatrix, labels: pl.DataFrame) -> PlacedLabels:
     )
 
 
-def _too_few(n_prompts: int, labels: pl.DataFrame, matrix: ScoreMatrix) -> str:
+def _too_few(n_prompts: int, labels: pl.DataFrame, *, matrix: ScoreMatrix) -> str:
     """What to say of labels that too few scores belong to, and the likeliest reason."""
     text = f"labels: of {n_prompts} scored prompts; at least {MIN_PROMPTS} are needed"
     named = pl.concat([labels["policy_a"], labels["policy_b"]]).unique().sort().to_list()

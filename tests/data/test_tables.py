@@ -191,5 +191,5 @@ def test_a_part_of_a_name_is_near_to_it() -> None:
 
 
 def test_a_name_like_no_other_lists_what_there_is() -> None:
-    error = tables.not_found("policy", "zzz", ["vicuna-7b"], where="s.csv")
+    error = tables.not_found("policy", "zzz", names=["vicuna-7b"], where="s.csv")
     assert str(error) == "s.csv: no policy 'zzz'; there are: vicuna-7b"

@@ -216,7 +216,7 @@ def fight_battles(
     for what, names in (("opponent", opponents), ("seen policy", seen)):
         for name in names:
             if name not in policies:
-                raise not_found(what, name, policies, where="scores")
+                raise not_found(what, name, names=policies, where="scores")
     require_ratings(elo, policies)
     if after is not None:
         _require_same_responses(scores, after)

@@ -94,7 +94,7 @@ def make_items(
             place = f"{where}: row {number}"
             group = group_of(raw, place)
             if group not in groups:
-                raise not_found("group", group, groups, where=place)
+                raise not_found("group", group, names=groups, where=place)
             item = _item_rows(raw, group, where=place)
             if item[0]["prompt_id"] in seen:
                 raise DataError(f"{place}: item {item[0]['prompt_id']!r} stands twice; keep one")
@@ -159,7 +159,7 @@ def choose_items(
     known = items["category"].unique().sort().to_list()
     for group in only or []:
         if group not in known:
-            raise not_found("group", group, known, where="benchmark data")
+            raise not_found("group", group, names=known, where="benchmark data")
     kept = items.filter(pl.col("category").is_in(only)) if only else items
     if n_per_group is None:
         return kept
@@ -246,7 +246,7 @@ def sides_by_group(scores: pl.DataFrame, *, groups: Sequence[str]) -> dict[str, 
                 "like 'chat/8' and policies 'chosen_1' or 'rejected_1'"
             )
         if group not in found:
-            raise not_found("group", group, groups, where="scores")
+            raise not_found("group", group, names=groups, where="scores")
         sides = found[group].setdefault(item, ({}, {}))
         sides[SIDES.index(place[1])][int(place[2])] = score
     return {

@@ -76,7 +76,7 @@ def audit(
         raise typer.BadParameter("at most two, and one together with --by", param_hint="--elo")
     table = read_scores(scores, by=by or "category", mix_provenance=mix_provenance)
     table = keep_rated(table, tables) if rated_only else table
-    chosen, fitted = choose_temperature(table, temperature, temperature_from)
+    chosen, fitted = choose_temperature(table, temperature, labels=temperature_from)
     settings: dict[str, Any] = {"win_rate": win_rate.value, "temperature": chosen}
     drawn: dict[str, Any] = {"n_resamples": resamples, "seed": seed}
     result: Audit | CategoryAudits | EloChanges
@@ -86,7 +86,9 @@ def audit(
         result = audit_scores(table, tables[0], reference=reference, **settings, **drawn)
         warn(result.warnings)
         if len(tables) == 2:
-            result = compare_elo(table, *tables, reference=result.reference, **settings)
+            result = compare_elo(
+                table, (tables[0], tables[1]), reference=result.reference, **settings
+            )
     if json:
         fit = {"temperature_fit": fitted.to_json()} if fitted else {}
         print_json(result.to_json() | fit)
@@ -115,7 +117,7 @@ def print_audit(result: "Audit") -> None:
         f"{result.reward_model}: win rate against {result.reference} "
         f"(Elo of {result.elo_date or 'unknown date'})"
     )
-    _print_table(title, names, [_audit_row(entry) for entry in result.policies])
+    _print_table(title, names, rows=[_audit_row(entry) for entry in result.policies])
     console = page()
     kind = result.win_rate_kind
     console.print(
@@ -159,7 +161,7 @@ def _print_categories(result: "CategoryAudits") -> None:
     title = (
         f"{first.reward_model}: signed mismatch against {first.reference}, by category (prompts)"
     )
-    _print_table(title, names, rows)
+    _print_table(title, names, rows=rows)
     page().print(
         "\nover, under: over- or under-valued, surely (in each category a share of "
         f"{SIGNIFICANCE:g} of such verdicts, or less, is expected to be wrong). few: too few "
@@ -185,10 +187,10 @@ def _print_changes(result: "EloChanges") -> None:
         for entry in result.policies
     ]
     title = f"Against {result.reference}: by the ratings of {first}, and by those of {second}"
-    _print_table(title, names, rows)
+    _print_table(title, names, rows=rows)
 
 
-def _print_table(title: str, names: "tuple[str, ...] | list[str]", rows: list[Any]) -> None:
+def _print_table(title: str, names: "tuple[str, ...] | list[str]", *, rows: list[Any]) -> None:
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)

@@ -128,40 +128,27 @@ def calibrate(
         _check_output(out, method, plain=not joint and by is None, labels=temperature_from)
     elif over_valued is None:
         raise typer.BadParameter("needs --over-valued MODEL", param_hint="--cross-validate")
-
-    from charm_rm.data.arena import read_elo
-    from charm_rm.data.responses import read_responses
-    from charm_rm.data.scores import read_scores
-    from charm_rm.data.tables import refuse_existing
-
     inputs = [*scores, elo, *(temperature_from or []), *(responses or [])]
     if out is not None:
-        refuse_existing(out, force=force, inputs=inputs)
-    table = read_scores(scores, by=by or "category", mix_provenance=mix_provenance)
-    ratings = read_elo(elo)
+        _refuse_existing(out, inputs=inputs, force=force)
+    table, ratings = _read_scores(scores, elo, by=by, mix_provenance=mix_provenance)
     table = keep_rated(table, [ratings]) if rated_only else table
-    texts = read_responses(responses) if responses else None
-    pair = {"over_valued": over_valued, "reference": reference}
-    if cross_validate is not None:
-        folds = {"n_folds": cross_validate, "seed": seed, "responses": texts}
-        _cross_validate(
-            table,
-            ratings,
-            temperature=temperature,
-            labels=temperature_from,
-            as_json=json,
-            settings={**pair, **folds},
-        )
-        return
-    chosen, fitted = choose_temperature(table, temperature, temperature_from)
-    made_by = record_run(inputs) | ({"temperature_fit": fitted.to_json()} if fitted else {})
-    settings: dict[str, Any] = {**pair, "win_rate": win_rate.value, "temperature": chosen}
+    settings: dict[str, Any] = {"over_valued": over_valued, "reference": reference}
     drawn = {"n_resamples": resamples, "seed": seed}
+    if cross_validate is not None or method.makes_scores:
+        settings["responses"] = _read_responses(responses)
+    if cross_validate is not None:
+        fixed = 1.0 if temperature is None else temperature
+        settings |= {"n_folds": cross_validate, "seed": seed, "temperature": fixed}
+        _cross_validate(table, ratings, labels=temperature_from, as_json=json, settings=settings)
+        return
+    chosen, fitted = choose_temperature(table, temperature, labels=temperature_from)
+    made_by = record_run(inputs) | ({"temperature_fit": fitted.to_json()} if fitted else {})
+    settings |= {"win_rate": win_rate.value, "temperature": chosen}
+    write: dict[str, Any] = {"out": str(out), "force": force, "as_json": json}
     if method.makes_scores:
-        settings |= {"method": method.value, "responses": texts, **drawn}
-        _write_scores(
-            table, ratings, str(out), settings=settings, made_by=made_by, force=force, as_json=json
-        )
+        settings |= {"method": method.value, **drawn}
+        _write_scores(table, ratings, settings=settings, made_by=made_by, **write)
         return
     settings["made_by"] = made_by
     if by is not None:
@@ -171,14 +158,36 @@ def calibrate(
         settings |= drawn
     else:
         settings |= {"method": method.value, **drawn}
-    _write_offsets(table, ratings, str(out), settings=settings, force=force, as_json=json)
+    _write_offsets(table, ratings, settings=settings, **write)
+
+
+def _read_scores(
+    scores: list[str], elo: str, *, by: str | None, mix_provenance: bool
+) -> "tuple[pl.DataFrame, EloTable]":
+    from charm_rm.data.arena import read_elo
+    from charm_rm.data.scores import read_scores
+
+    table = read_scores(scores, by=by or "category", mix_provenance=mix_provenance)
+    return table, read_elo(elo)
+
+
+def _refuse_existing(out: str, *, inputs: list[str], force: bool) -> None:
+    from charm_rm.data.tables import refuse_existing
+
+    refuse_existing(out, force=force, inputs=inputs)
+
+
+def _read_responses(paths: list[str] | None) -> "pl.DataFrame | None":
+    from charm_rm.data.responses import read_responses
+
+    return read_responses(paths) if paths else None
 
 
 def _write_offsets(
     table: "pl.DataFrame",
     ratings: "EloTable",
-    out: str,
     *,
+    out: str,
     settings: dict[str, Any],
     force: bool,
     as_json: bool,
@@ -206,8 +215,8 @@ def _write_offsets(
 def _write_scores(
     table: "pl.DataFrame",
     ratings: "EloTable",
-    out: str,
     *,
+    out: str,
     settings: dict[str, Any],
     made_by: dict[str, Any],
     force: bool,
@@ -245,7 +254,6 @@ def _cross_validate(
     table: "pl.DataFrame",
     ratings: "EloTable",
     *,
-    temperature: float | None,
     labels: list[str] | None,
     as_json: bool,
     settings: dict[str, Any],
@@ -256,11 +264,9 @@ def _cross_validate(
 
     fitted = None
     if labels is not None:
-        _, fitted = choose_temperature(table, None, labels)
+        _, fitted = choose_temperature(table, None, labels=labels)
         settings["labels"] = read_labels(labels)
-    result = cross_validate(
-        table, ratings, temperature=1.0 if temperature is None else temperature, **settings
-    )
+    result = cross_validate(table, ratings, **settings)
     if as_json:
         fit = {"temperature_fit": fitted.to_json()} if fitted else {}
         print_json(result.to_json() | fit)

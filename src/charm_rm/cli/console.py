@@ -95,7 +95,7 @@ def flush_output() -> None:
         raise
 
 
-def require_extra(command: str, module: str, extra: str) -> None:
+def require_extra(command: str, module: str, *, extra: str) -> None:
     """A library that must be there for a command, or one line that says what to install.
 
     Raises:

@@ -79,7 +79,7 @@ def demo(
     calibrated = apply_offsets(scores, calibration).with_columns(score="calibrated_score")
     after = audit_scores(calibrated, elo, reference=REFERENCE, seed=seed)
     made = build_pairs(scores, calibration, responses=texts)
-    _write_all(folder, before, after, calibration, made, about)
+    _write_all(folder, before=before, after=after, calibration=calibration, pairs=made, about=about)
     if json:
         pairs = pairs_summary(made)
         print_json({"audit": before.to_json(), "offsets": calibration.to_json(), "pairs": pairs})
@@ -114,10 +114,11 @@ def _bundled_scores() -> "pl.DataFrame":
 
 def _write_all(
     folder: Path,
+    *,
     before: "Audit",
     after: "Audit",
     calibration: "Calibration",
-    made: "PreferencePairs",
+    pairs: "PreferencePairs",
     about: str,
 ) -> None:
     from charm_rm.data.preferences import write_preferences
@@ -128,12 +129,12 @@ def _write_all(
     folder.mkdir(parents=True, exist_ok=True)
     write_json(before.to_json(), folder / "audit.json", force=True)
     write_json(calibration.to_json(), folder / "offsets.json", force=True)
-    write_preferences(made.frame, folder / "pairs.parquet", force=True)
+    write_preferences(pairs.frame, folder / "pairs.parquet", force=True)
     page = render_page(
         audit=before,
         after=after,
         calibration=calibration,
-        pairs=made,
+        pairs=pairs,
         title="charm demo: 20 policies, one small reward model",
         provenance={"Scores": about, "Elo table": RATINGS},
         commands=[calibration.made_by["command"]],

@@ -47,7 +47,7 @@ def doctor(
     Exit status 1 if a check fails. Example: charm doctor Skywork/Skywork-Reward-V2-Qwen3-0.6B
     """
     for module in ("torch", "transformers"):
-        require_extra("charm doctor", module, "models")
+        require_extra("charm doctor", module, extra="models")
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # read when torch is imported
 
     from charm_rm.models.doctor import examine, open_case

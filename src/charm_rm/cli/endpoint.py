@@ -107,7 +107,7 @@ def connect_model(
         raise ValueError("--tokenizer and --reward-model both name a tokenizer; give one of them")
     if base_model is not None and reward_model is None:
         raise ValueError("--base-model is the base of a --reward-model; give both or neither")
-    require_extra("charm score --endpoint", "httpx2", "endpoint")
+    require_extra("charm score --endpoint", "httpx2", extra="endpoint")
     from charm_rm.models.endpoint_probe import find_model
     from charm_rm.models.endpoints import CONCURRENCY, Endpoint, parse_address
     from charm_rm.models.text_rules import load_text_rules, rules_of

@@ -224,7 +224,7 @@ def _score(
     """Scores of the items, in parts beside ``out`` until they are whole there."""
     command = f"charm evaluate {benchmark.name}"
     for module in ("torch", "transformers"):
-        require_extra(command, module, "models")
+        require_extra(command, module, extra="models")
     parts = _check_out(out, force=force, inputs=paths)
 
     from charm_rm.benchmarks.items import choose_items
@@ -271,7 +271,7 @@ def _items(benchmark: "Benchmark", paths: list[str], *, command: str) -> "pl.Dat
     }
     if paths:
         return read_items(paths, **settings)
-    require_extra(f"{command} without --data", "datasets", "train")
+    require_extra(f"{command} without --data", "datasets", extra="train")
 
     from charm_rm.models.hub_benchmarks import load_benchmark
 

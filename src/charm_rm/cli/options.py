@@ -166,7 +166,7 @@ def fill_optional_values(arguments: Sequence[str]) -> list[str]:
 
 
 def choose_temperature(
-    scores: "pl.DataFrame", temperature: float | None, labels: list[str] | None
+    scores: "pl.DataFrame", temperature: float | None, *, labels: list[str] | None
 ) -> "tuple[float, LabelTemperature | None]":
     """The temperature that was given, or the one that labels give, which is said.
 

@@ -133,7 +133,7 @@ def score(
             because="is the server's choice with --endpoint; leave it out",
         )
     for module in ("torch", "transformers"):
-        require_extra("charm score", module, "models")
+        require_extra("charm score", module, extra="models")
     parts = _check_output(out, force=force, inputs=responses)
 
     from charm_rm.data.parts import remove_parts
@@ -275,7 +275,7 @@ def _choose_policies(table: "pl.DataFrame", wanted: list[str] | None) -> "pl.Dat
     known = table["policy"].unique().sort().to_list()
     for name in wanted or []:
         if name not in known:
-            raise not_found("policy", name, known, where="responses")
+            raise not_found("policy", name, names=known, where="responses")
     return table.filter(table["policy"].is_in(wanted)) if wanted else table
 
 

@@ -147,7 +147,7 @@ def lowess(
     trust = np.ones(points.size)
     for refit in range(n_reweightings + 1):
         lines = [
-            _local_line(points, values, trust, anchor=anchor, width=width)
+            _local_line(points, values, trust=trust, anchor=anchor, width=width)
             for anchor, width in zip(anchors, widths, strict=True)
         ]
         curve = np.interp(points, anchors, lines)
@@ -264,7 +264,7 @@ def _bandwidths(x: Floats, anchors: Floats, *, n_near: int) -> Floats:
     return np.array([np.partition(np.abs(x - at), n_near - 1)[n_near - 1] for at in anchors])
 
 
-def _local_line(x: Floats, y: Floats, trust: Floats, *, anchor: float, width: float) -> float:
+def _local_line(x: Floats, y: Floats, *, trust: Floats, anchor: float, width: float) -> float:
     """Value at the anchor of the line through its weighted neighbours."""
     distance = x - anchor
     if width > 0.0:

@@ -41,12 +41,22 @@ class BattleCounts:
 
     @property
     def battles(self) -> Floats:
-        """Battles of each row, shape (n_rows,)."""
+        """Battles of each row, shape (n_rows,).
+
+        Example:
+            >>> count_battles([0, 1, 0], [1, 0, 1], outcomes=[1, 1, 0.5], n_models=2).battles
+            array([3.])
+        """
         return self.wins + self.ties + self.losses
 
     @property
     def points(self) -> Floats:
-        """Points of ``first``, a tie being half a win, shape (n_rows,)."""
+        """Points of ``first``, a tie being half a win, shape (n_rows,).
+
+        Example:
+            >>> count_battles([0, 1, 0], [1, 0, 1], outcomes=[1, 1, 0.5], n_models=2).points
+            array([1.5])
+        """
         return self.wins + 0.5 * self.ties
 
 
@@ -80,7 +90,7 @@ def count_battles(
         (array([1.]), array([1.]), array([1.]))
     """
     one, other, score = np.asarray(first), np.asarray(second), np.asarray(outcomes)
-    _check_battles(one, other, score, n_models)
+    _check_battles(one, other, outcomes=score, n_models=n_models)
     doubled = (2 * score).astype(np.int64)  # 2 win, 1 tie, 0 loss
     if features is not None:
         if features.ndim != 2 or len(features) != one.size or not np.all(np.isfinite(features)):
@@ -200,7 +210,7 @@ def _components(rows: Ints, columns: Ints, *, n_models: int, kind: str) -> Ints:
     return np.unique(labels, return_inverse=True)[1].astype(np.int64)
 
 
-def _check_battles(first: Ints, second: Ints, outcomes: Floats, n_models: int) -> None:
+def _check_battles(first: Ints, second: Ints, *, outcomes: Floats, n_models: int) -> None:
     if first.size == 0 or not first.shape == second.shape == outcomes.shape == (first.size,):
         raise ValueError(
             f"need battles as three lists of one length, got {first.shape}, {second.shape}, "

@@ -132,8 +132,10 @@ def solve_category_offsets(
         >>> solve_category_offsets(margins, 0.5, categories=codes, min_prompts=50).merged
         (1,)
     """
-    values, codes, units = _check_rows(margins, categories, prompts, min_prompts)
-    group_of, merged = _group_categories(codes, units, min_prompts, others)
+    values, codes, units = _check_rows(
+        margins, categories, prompts=prompts, min_prompts=min_prompts
+    )
+    group_of, merged = _group_categories(codes, units, min_prompts=min_prompts, others=others)
     groups = group_of[codes]
     solve = partial(
         _solve_root, target=target, kind=kind, temperature=temperature, target_error=target_error
@@ -144,26 +146,26 @@ def solve_category_offsets(
         for group in range(groups.max() + 1)
     ]
     own, errors, target_parts, n_prompts = np.array(parts).T
-    variance = np.nan
-    if shrink:
-        variance = between_category_variance(own, standard_errors=errors, centre=whole.offset)
+    between = between_category_variance(own, standard_errors=errors, centre=whole.offset)
+    variance = between if shrink else np.nan
     weights = _own_weights(errors, variance)
     offsets = whole.offset + weights * (own - whole.offset)
-    drawn = np.where(np.isfinite(errors), own - whole.offset, 0.0)
-    by_prompts = weights * np.nan_to_num(errors) ** 2
-    by_prompts += (1.0 - weights) ** 2 * (whole.error**2 + 2.0 * drawn**2)
     by_target = weights * target_parts + (1.0 - weights) * whole.target_part
+    before, after = (
+        _group_means(wins(margins, kind=kind, temperature=temperature), groups)
+        for margins in (values, values + offsets[groups])
+    )
     return CategoryOffsets(
         offsets=offsets,
-        standard_errors=np.sqrt(by_prompts + by_target**2),
+        standard_errors=np.hypot(
+            _drawn_errors(own, errors, weights=weights, whole=whole), by_target
+        ),
         own_offsets=own,
         own_errors=errors,
         weights=weights,
         n_prompts=n_prompts.astype(np.int64),
-        win_rates_before=_group_means(wins(values, kind=kind, temperature=temperature), groups),
-        win_rates_after=_group_means(
-            wins(values + offsets[groups], kind=kind, temperature=temperature), groups
-        ),
+        win_rates_before=before,
+        win_rates_after=after,
         group_of=group_of,
         merged=merged,
         global_offset=whole.offset,
@@ -253,8 +255,16 @@ def _own_weights(errors: Floats, between_variance: float) -> Floats:
     return np.divide(between_variance, total, out=np.zeros_like(total), where=known & (total > 0))
 
 
+def _drawn_errors(own: Floats, errors: Floats, *, weights: Floats, whole: _Root) -> Floats:
+    """Standard errors from the prompts, of roots drawn toward the global one."""
+    drawn = np.where(np.isfinite(errors), own - whole.offset, 0.0)
+    variances = weights * np.nan_to_num(errors) ** 2
+    variances += (1.0 - weights) ** 2 * (whole.error**2 + 2.0 * drawn**2)
+    return np.asarray(np.sqrt(variances))
+
+
 def _group_categories(
-    codes: Codes, prompts: Codes, min_prompts: int, others: int | None
+    codes: Codes, prompts: Codes, *, min_prompts: int, others: int | None
 ) -> tuple[Codes, tuple[int, ...]]:
     """Group of each code, large categories first in their order, and the codes that were small."""
     present = np.unique(codes)
@@ -275,7 +285,7 @@ def _group_means(outcomes: Floats, groups: Codes) -> Floats:
 
 
 def _check_rows(
-    margins: Floats, categories: Codes, prompts: Codes | None, min_prompts: int
+    margins: Floats, categories: Codes, *, prompts: Codes | None, min_prompts: int
 ) -> tuple[Floats, Codes, Codes]:
     values, codes = check_margins(margins), np.asarray(categories)
     units = np.arange(values.size) if prompts is None else np.asarray(prompts)

@@ -136,7 +136,7 @@ def solve_joint_offsets(
         fit.offsets * unit, fit.gradient_norm, fit.n_evaluations, fit.gradient_norm <= TOLERANCE
     )
     if kind == "hard":
-        solution = _settle_in_gaps(values, problem, solution.offsets)
+        solution = _settle_in_gaps(values, problem, start=solution.offsets)
     offsets = solution.offsets - solution.offsets[reference]
     used = np.where(problem.n_shared > 0, 1.0, np.nan)
     np.fill_diagonal(used, 1.0)
@@ -160,7 +160,7 @@ def solve_joint_offsets(
     )
 
 
-def _settle_in_gaps(scores: Floats, problem: JointProblem, start: Floats) -> _Solution:
+def _settle_in_gaps(scores: Floats, problem: JointProblem, *, start: Floats) -> _Solution:
     """Coordinate descent over the gaps of the staircase, from a smooth fit."""
     spread, offsets = _margin_spread(scores), start.copy()
     rows = np.ascontiguousarray(scores.T)
@@ -170,14 +170,16 @@ def _settle_in_gaps(scores: Floats, problem: JointProblem, start: Floats) -> _So
     rmse, converged, n_sweeps = np.inf, False, 0
     while not converged and n_sweeps < MAX_SWEEPS:
         for policy in order:
-            offsets[policy] = _best_gap(rows, problem, offsets, policy, spread)
+            offsets[policy] = _best_gap(
+                rows, problem, offsets=offsets, policy=policy, spread=spread
+            )
         previous, rmse = rmse, _rmse(win_rate_matrix(scores + offsets, kind="hard"), problem)
         converged, n_sweeps = rmse >= previous - GAIN, n_sweeps + 1
     return _Solution(offsets, float("nan"), n_sweeps, converged)
 
 
 def _best_gap(
-    rows: Floats, problem: JointProblem, offsets: Floats, policy: int, spread: float
+    rows: Floats, problem: JointProblem, *, offsets: Floats, policy: int, spread: float
 ) -> float:
     """Offset of one policy that minimises its squared residuals, the others held.
 

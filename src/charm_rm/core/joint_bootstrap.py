@@ -71,11 +71,11 @@ def solve_resampled_joint_hard_offsets(
     ratings, centre = np.asarray(elo_centre, np.float64), np.asarray(offsets, np.float64)
     stairs = _build_stairs(scores, ratings, min_shared=min_shared)
     whole = np.ones((1, len(scores)))
-    slopes = _take_slopes(stairs, _cumulate(stairs, whole), centre)
-    start = _walk(stairs, whole, ratings[None], slopes=slopes, start=centre)
+    slopes = _take_slopes(stairs, _cumulate(stairs, whole), centre=centre)
+    start = _walk(stairs, whole, elo=ratings[None], slopes=slopes, start=centre)
     step = max(1, MEMORY // stairs.knots.size)
     found = [
-        _walk(stairs, counts[at : at + step], elo[at : at + step], slopes=slopes, start=centre)
+        _walk(stairs, counts[at : at + step], elo=elo[at : at + step], slopes=slopes, start=centre)
         for at in range(0, len(counts), step)
     ]
     moved = centre + np.concatenate(found) - start
@@ -146,7 +146,7 @@ def _cumulate(stairs: _Stairs, counts: Floats) -> NDArray[np.float32]:
 
 
 def _rates(
-    stairs: _Stairs, cumulated: NDArray[np.float32], offsets: Floats, rows: NDArray[np.int64]
+    stairs: _Stairs, cumulated: NDArray[np.float32], *, offsets: Floats, rows: NDArray[np.int64]
 ) -> Floats:
     """Win rates of the pairs in some resamples, joined by straight lines, (n_rows, n_pairs)."""
     at = offsets[:, stairs.second] - offsets[:, stairs.first]  # margins below it lose
@@ -168,8 +168,8 @@ def _rates(
     return np.asarray(1.0 - np.divide(lost, total, out=np.full(at.shape, 0.5), where=total > 0))
 
 
-def _take_slopes(stairs: _Stairs, cumulated: NDArray[np.float32], centre: Floats) -> _Slopes:
-    rate = _rates(stairs, cumulated, centre[None], np.zeros(1, np.int64))[0]
+def _take_slopes(stairs: _Stairs, cumulated: NDArray[np.float32], *, centre: Floats) -> _Slopes:
+    rate = _rates(stairs, cumulated, offsets=centre[None], rows=np.zeros(1, np.int64))[0]
     n, k = stairs.known, stairs.n_policies
     error = np.sqrt(np.maximum(rate * (1.0 - rate), 0.25 / n) / n)
     pairs = np.empty(len(n))
@@ -190,7 +190,7 @@ def _take_slopes(stairs: _Stairs, cumulated: NDArray[np.float32], centre: Floats
 
 
 def _walk(
-    stairs: _Stairs, counts: Floats, elo: Floats, *, slopes: _Slopes, start: Floats
+    stairs: _Stairs, counts: Floats, *, elo: Floats, slopes: _Slopes, start: Floats
 ) -> Floats:
     """Newton steps of all resamples until each is near its solution.
 
@@ -202,7 +202,9 @@ def _walk(
     expected = expected_win_rate(elo[:, stairs.first], elo[:, stairs.second])
 
     def gradient(at: Floats, rows: NDArray[np.int64]) -> Floats:
-        return np.asarray((_rates(stairs, cumulated, at, rows) - expected[rows]) @ slopes.jacobian)
+        return np.asarray(
+            (_rates(stairs, cumulated, offsets=at, rows=rows) - expected[rows]) @ slopes.jacobian
+        )
 
     offsets, left = np.tile(start, (len(counts), 1)), np.arange(len(counts))
     first = gradient(offsets, left)

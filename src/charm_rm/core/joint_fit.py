@@ -45,7 +45,12 @@ class JointProblem(NamedTuple):
 
     @property
     def n_pairs(self) -> int:
-        """Number of ordered pairs: (i, j) and (j, i) both count."""
+        """Number of ordered pairs: (i, j) and (j, i) both count.
+
+        Example:
+            >>> pose_problem(np.zeros((1, 3)), [1000.0, 1000.0, 1000.0]).n_pairs
+            6
+        """
         return int(np.count_nonzero(self.n_shared))
 
 
@@ -317,7 +322,7 @@ def _descend(problem: JointProblem, offsets: Floats) -> JointFit:
             break
         trial = squared_error(problem, offsets=offsets + step)
         n_evaluations += 1
-        if _is_better(trial, state, step):
+        if _is_better(trial, state, step=step):
             damping = 0.1 * damping if damping > MIN_DAMPING else 0.0
             offsets, state, before = offsets + step, trial, norm
             norm = float(np.linalg.norm(state.gradient))
@@ -330,7 +335,7 @@ def _descend(problem: JointProblem, offsets: Floats) -> JointFit:
     return JointFit(offsets, norm, n_evaluations)
 
 
-def _is_better(trial: SquaredError, state: SquaredError, step: Floats) -> bool:
+def _is_better(trial: SquaredError, state: SquaredError, *, step: Floats) -> bool:
     """Armijo's test; where the fall would be lost in rounding, a smaller gradient will do."""
     if trial.value <= state.value + 1e-4 * float(state.gradient @ step):
         return True

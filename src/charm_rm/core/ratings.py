@@ -53,7 +53,14 @@ class Ratings:
 
     @property
     def standard_error(self) -> Floats:
-        """Standard errors of the ratings in Elo points, shape (n_models,); 0 for the anchor."""
+        """Standard errors of the ratings in Elo points, shape (n_models,); 0 for the anchor.
+
+        Example:
+            >>> from charm_rm.core.battles import count_battles
+            >>> counts = count_battles([0] * 4, [1] * 4, outcomes=[1, 1, 1, 0], n_models=2)
+            >>> fit_ratings(counts, anchor=1).standard_error.round(1)
+            array([200.6,   0. ])
+        """
         return np.asarray(np.sqrt(np.maximum(np.diag(self.covariance), 0.0)))
 
 

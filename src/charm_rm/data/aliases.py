@@ -84,7 +84,7 @@ def name_models(table: EloTable, names: Iterable[str]) -> NamedElo:
         if len(exact) == 1:
             matched[name] = exact[0]
         else:
-            unmatched[name] = _reason(name, exact, table.models)
+            unmatched[name] = _reason(name, exact, models=table.models)
     if not matched:
         asked = "; ".join(f"{name!r} ({why})" for name, why in list(unmatched.items())[:4])
         raise DataError(f"{table.name}: none of the names is rated: {asked or 'none given'}")
@@ -128,7 +128,7 @@ def read_names(text: str) -> list[str]:
     return names
 
 
-def _reason(name: str, found: list[str], models: list[str]) -> str:
+def _reason(name: str, found: list[str], *, models: list[str]) -> str:
     if len(found) > 1:
         return f"could be any of: {', '.join(found)}"
     for alias, (key, source) in _aliases().items():

@@ -57,7 +57,12 @@ class EloTable:
 
     @property
     def models(self) -> list[str]:
-        """Names of the rated models, in the order of the table."""
+        """Names of the rated models, in the order of the table.
+
+        Example:
+            >>> read_elo("table9-old").models
+            ['gpt-4o-mini-2024-07-18', 'gemma-2-9b-it-SimPO']
+        """
         return self.frame["model"].to_list()
 
     def ratings(self, models: Sequence[str]) -> NDArray[np.float64]:
@@ -71,11 +76,15 @@ class EloTable:
 
         Raises:
             DataError: If a model is not in the table; the nearest names are listed.
+
+        Example:
+            >>> read_elo("table7").ratings(["gpt4_0613"])
+            array([[1163., 1160., 1166.]])
         """
         rows = {row[0]: row[1:] for row in self.frame.select(*ELO_SCHEMA).iter_rows()}
         for model in models:
             if model not in rows:
-                raise not_found("Elo rating for", model, list(rows), where=self.name)
+                raise not_found("Elo rating for", model, names=list(rows), where=self.name)
         values = [[np.nan if x is None else x for x in rows[model][:3]] for model in models]
         return np.array(values, dtype=np.float64)
 
@@ -114,7 +123,7 @@ def read_elo(name: str | Path) -> EloTable:
         with as_file(_SNAPSHOTS / f"{text}.csv") as path:
             return elo_table(read_table(path), name=text)
     if not Path(text).suffix and not Path(text).exists():
-        raise not_found("Elo table", text, bundled_elo_names(), where="bundled tables")
+        raise not_found("Elo table", text, names=bundled_elo_names(), where="bundled tables")
     return elo_table(read_table(text), name=text)
 
 
@@ -143,7 +152,7 @@ def require_ratings(elo: EloTable, policies: Sequence[str]) -> None:
     rated = set(elo.models)
     unrated = [policy for policy in policies if policy not in rated]
     if unrated:
-        error = not_found("Elo rating for", unrated[0], elo.models, where=elo.name)
+        error = not_found("Elo rating for", unrated[0], names=elo.models, where=elo.name)
         more = f" ({len(unrated)} policies have none)" if len(unrated) > 1 else ""
         raise DataError(f"{error}{more}; rename it, or give --rated-only to leave it out")
 

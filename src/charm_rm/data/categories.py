@@ -144,7 +144,7 @@ def check_categories(categories: Iterable[str]) -> None:
     """
     for category in categories:
         if category not in CATEGORIES:
-            raise not_found("category", category, CATEGORIES, where="the six classes")
+            raise not_found("category", category, names=CATEGORIES, where="the six classes")
 
 
 def user_text(prompt: str | Sequence[dict[str, Any]]) -> str:

@@ -58,7 +58,13 @@ class FittedElo:
     warnings: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The fit as a JSON document, without the covariance."""
+        """The fit as a JSON document, without the covariance.
+
+        Example:
+            >>> rows = {"model_a": ["a"] * 2, "model_b": ["b"] * 2, "outcome": [1.0, 0.0]}
+            >>> fit_elo(pl.DataFrame(rows), board="mine").to_json()["n_battles"]
+            2
+        """
         ratings = self.table.frame.select("model", "elo", "elo_low", "elo_high", "votes")
         settings = ("n_battles", "anchor", "origin", "interval", "n_resamples", "seed", "ridge")
         style = {name: {"effect": e, "standard_error": se} for name, (e, se) in self.style.items()}
@@ -117,9 +123,9 @@ def fit_elo(
     models = pl.concat([battles["model_a"], battles["model_b"]]).unique().sort()
     names = models.to_list()
     if anchor is not None and anchor not in names:
-        raise not_found("anchor", anchor, names, where="battles")
+        raise not_found("anchor", anchor, names=names, where="battles")
     features, unused = _style_features(battles) if style_control else ({}, [])
-    counts = _count(battles, models, features)
+    counts = _count(battles, models, features=features)
     _refuse_islands(counts, names)
     at = names.index(anchor) if anchor is not None else None
     try:
@@ -148,7 +154,7 @@ def fit_elo(
         seed=seed,
         ridge=ratings.ridge,
         style=dict(zip(features, effects, strict=True)),
-        warnings=(*_unbounded(counts, ratings, names), *_undecided(counts, names), *unused),
+        warnings=(*_unbounded(counts, ratings, names=names), *_undecided(counts, names), *unused),
     )
 
 
@@ -167,7 +173,9 @@ def _style_features(battles: pl.DataFrame) -> tuple[dict[str, Floats], list[str]
     return features, unused
 
 
-def _count(battles: pl.DataFrame, models: pl.Series, features: dict[str, Floats]) -> BattleCounts:
+def _count(
+    battles: pl.DataFrame, models: pl.Series, *, features: dict[str, Floats]
+) -> BattleCounts:
     numbers = pl.Enum(models)
     sides = (
         battles[side].cast(numbers).to_physical().to_numpy() for side in ("model_a", "model_b")
@@ -212,7 +220,7 @@ def _intervals(
     return ratings.elo - half, ratings.elo + half, "posterior" if ratings.ridge else "sandwich"
 
 
-def _unbounded(counts: BattleCounts, ratings: Ratings, names: list[str]) -> list[str]:
+def _unbounded(counts: BattleCounts, ratings: Ratings, *, names: list[str]) -> list[str]:
     """What to say where the battles alone leave a rating infinite."""
     if not ratings.ridge:
         return []

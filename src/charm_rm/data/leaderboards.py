@@ -126,7 +126,7 @@ def _choose(frame: pl.DataFrame, choices: dict[str, str | None], *, where: str) 
             continue
         value = values[-1] if (column, wanted) == ("date", LATEST) else wanted
         if value not in values:
-            near = ", ".join(_nearest(column, value, values))
+            near = ", ".join(_nearest(column, value, values=values))
             raise DataError(f"{where}: no ratings of {column} {value!r}; nearest: {near}")
         frame = frame.filter(pl.col(column) == value)
     for column in choices:
@@ -139,7 +139,7 @@ def _choose(frame: pl.DataFrame, choices: dict[str, str | None], *, where: str) 
     return frame
 
 
-def _nearest(column: str, value: str, values: list[str]) -> list[str]:
+def _nearest(column: str, value: str, *, values: list[str]) -> list[str]:
     """Up to four values of a column that are closest to one that is not there."""
     if column != "date":
         return nearest_names(value, values) or values[:4]

@@ -85,7 +85,12 @@ class Calibration:
     method: OffsetMethod = "offset"
 
     def to_json(self) -> dict[str, Any]:
-        """The calibration as the document of an offsets file."""
+        """The calibration as the document of an offsets file.
+
+        Example:
+            >>> Calibration("rm", {}, "b", "sigmoid", 1.0, (), (), {}).to_json()["reward_model"]
+            'rm'
+        """
         return asdict(self)
 
 

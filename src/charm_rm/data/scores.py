@@ -58,11 +58,22 @@ class ScoreMatrix:
     def column(self, policy: str) -> NDArray[np.float64]:
         """Scores of one policy in score points, shape (n_rows,).
 
+        Args:
+            policy: Its name.
+
+        Returns:
+            The column; NaN where there is no response.
+
         Raises:
             DataError: If there is no such policy; the nearest names are listed.
+
+        Example:
+            >>> rows = {"prompt_id": ["p", "q"], "policy": ["a"] * 2, "sample": [0, 0]}
+            >>> score_matrix(pl.DataFrame(rows | {"score": [1.0, 2.0]})).column("a")
+            array([1., 2.])
         """
         if policy not in self.policies:
-            raise not_found("policy", policy, self.policies, where="scores")
+            raise not_found("policy", policy, names=self.policies, where="scores")
         return self.values[:, self.policies.index(policy)]
 
 
@@ -174,7 +185,7 @@ def score_matrix(scores: pl.DataFrame, policies: Sequence[str] | None = None) ->
     wanted = list(policies) if policies is not None else known
     for policy in wanted:
         if policy not in known:
-            raise not_found("policy", policy, known, where="scores")
+            raise not_found("policy", policy, names=known, where="scores")
     inside = scores.filter(pl.col("policy").is_in(wanted))
     rows = inside.select("prompt_id", "sample").unique().sort("prompt_id", "sample")
     placed = inside.join(
@@ -190,6 +201,39 @@ def score_matrix(scores: pl.DataFrame, policies: Sequence[str] | None = None) ->
         values=values,
         prompts=rows["prompt_id"].rle_id().cast(pl.Int64).to_numpy(),
     )
+
+
+def prompt_categories(scores: pl.DataFrame) -> dict[str, str]:
+    """Category of each prompt: one, and none missing.
+
+    Args:
+        scores: As `read_scores` returns them.
+
+    Returns:
+        prompt_id -> category.
+
+    Raises:
+        DataError: If there is no such column, or a prompt has no category, or two.
+
+    Example:
+        >>> prompt_categories(pl.DataFrame({"prompt_id": ["p", "p"], "category": ["math", "math"]}))
+        {'p': 'math'}
+    """
+    if "category" not in scores.columns:
+        raise DataError(
+            "scores: no column 'category'; fill it with charm categorize, or name another with --by"
+        )
+    known = scores.select("prompt_id", "category").unique(maintain_order=True)
+    empty = known.filter(pl.col("category").is_null())
+    if not empty.is_empty():
+        raise DataError(
+            f"scores: prompt {empty['prompt_id'][0]!r} has no category ({len(empty)} have none); "
+            "fill them in with charm categorize, or drop those rows"
+        )
+    twice = known.filter(pl.col("prompt_id").is_duplicated()).sort("prompt_id")
+    if not twice.is_empty():
+        raise DataError(f"scores: prompt {twice['prompt_id'][0]!r} has two categories; keep one")
+    return dict(known.iter_rows())
 
 
 def require_shared_prompts(n_shared: int, *, policy: str, reference: str) -> None:

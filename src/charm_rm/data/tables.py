@@ -4,27 +4,19 @@ Every reader of the package goes through `read_table` and every writer through `
 that a bad file is one line of explanation and a full disk or a kill leaves the old file whole.
 """
 
-import codecs
 import difflib
 import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import polars as pl
 
+from charm_rm.data.formats import READERS
+
 ARROW_FOLDER_FILES = ("dataset_info.json", "state.json")
-# Names and texts, which a CSV reader must not take for numbers: 0001, 1.10, 3e5.
-TEXT_COLUMNS = {
-    *("prompt_id", "prompt", "instruction", "policy", "model", "generator", "reward_model"),
-    *("response", "output", "category", "source", "board", "date", "finish_reason"),
-    *("model_a", "model_b", "winner", "model_name", "Model"),
-    *("chosen_policy", "rejected_policy", "generator_1", "generator_2"),
-}
-PROMPT_COLUMNS = ("prompt", "instruction", "messages")
-Source = str | IO[bytes]  # an address, or an open local file
 
 
 class DataError(ValueError):
@@ -62,9 +54,9 @@ def read_table(path: str | Path) -> pl.DataFrame:
         raise DataError(f"{name}: no such file; check the path")
     if not remote and Path(name).is_dir():
         return _read_arrow_folder(Path(name))
-    reader = _READERS.get(Path(name).suffix.lower())
+    reader = READERS.get(Path(name).suffix.lower())
     if reader is None:
-        raise DataError(f"{name}: unknown kind of table; give one of {', '.join(_READERS)}")
+        raise DataError(f"{name}: unknown kind of table; give one of {', '.join(READERS)}")
     try:
         if remote:
             return reader(name)
@@ -79,25 +71,6 @@ def read_table(path: str | Path) -> pl.DataFrame:
     ) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise DataError(f"{name}: not a readable table ({reason}); check the file") from error
-
-
-def _read_json(source: Source) -> pl.DataFrame:
-    if isinstance(source, str):
-        raise ValueError("a list of objects is read from local files only; fetch it first")
-    rows = json.loads(source.read().decode("utf-8-sig"))
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError("it must hold a list of objects")
-    return _frame(rows)
-
-
-def _frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
-    """A table of JSON objects; where some prompts are messages, a string is one user turn."""
-    for column in PROMPT_COLUMNS:
-        if {str, list} <= {type(row.get(column)) for row in rows}:
-            for row in rows:
-                if isinstance(row.get(column), str):
-                    row[column] = [{"role": "user", "content": row[column]}]
-    return pl.DataFrame(rows, infer_schema_length=None)
 
 
 def _read_arrow_folder(folder: Path) -> pl.DataFrame:
@@ -123,35 +96,6 @@ def _read_arrow_folder(folder: Path) -> pl.DataFrame:
         raise DataError(f"{folder}: not a readable data set ({reason}); save it again") from error
 
 
-def _read_csv(source: Source) -> pl.DataFrame:
-    names = pl.read_csv(source, n_rows=0).columns
-    if not isinstance(source, str):
-        source.seek(0)
-    texts = {name: pl.String for name in names if name in TEXT_COLUMNS}
-    return pl.read_csv(source, infer_schema_length=None, schema_overrides=texts)
-
-
-def _read_lines(source: Source) -> pl.DataFrame:
-    if isinstance(source, str):
-        return pl.read_ndjson(source, infer_schema_length=None)
-    text = source.read().removeprefix(codecs.BOM_UTF8)
-    frame = pl.read_ndjson(text, infer_schema_length=None)
-    texts = [name for name in PROMPT_COLUMNS if frame.schema.get(name) == pl.String]
-    if not any(frame[name].str.starts_with("[").any() for name in texts):
-        return frame
-    # In a column of strings and lists, polars writes the lists as text.
-    rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-    mixed = any(isinstance(row.get(name), list) for row in rows for name in texts)
-    return _frame(rows) if mixed else frame
-
-
-_READERS: dict[str, Callable[[Source], pl.DataFrame]] = {
-    ".parquet": pl.read_parquet,
-    ".csv": _read_csv,
-    ".json": _read_json,
-    ".jsonl": _read_lines,
-    ".ndjson": _read_lines,
-}
 _WRITERS: dict[str, Callable[[pl.DataFrame, Path], object]] = {
     ".parquet": lambda frame, path: frame.write_parquet(path),
     ".csv": lambda frame, path: frame.write_csv(path),
@@ -390,7 +334,7 @@ def nearest_names(name: str, names: Iterable[str], *, n: int = 3) -> list[str]:
     return [by_lower[lower] for lower in best[:n]]
 
 
-def not_found(what: str, name: str, names: Sequence[str], *, where: str) -> DataError:
+def not_found(what: str, name: str, *, names: Sequence[str], where: str) -> DataError:
     """The error for a name that is not among the known ones, listing the nearest.
 
     Args:
@@ -403,7 +347,7 @@ def not_found(what: str, name: str, names: Sequence[str], *, where: str) -> Data
         The error, to be raised.
 
     Example:
-        >>> str(not_found("policy", "vicuna", ["vicuna-7b"], where="scores.csv"))
+        >>> str(not_found("policy", "vicuna", names=["vicuna-7b"], where="scores.csv"))
         "scores.csv: no policy 'vicuna'; nearest: vicuna-7b"
     """
     near = nearest_names(name, names)

@@ -181,7 +181,7 @@ def _choose(model: str | None, found: _Found, url: str) -> str:
         known = ", ".join(list(found.models)[:8])
         raise ValueError(f"{url}: give --model" + (f", one of {known}" if known else ", a name"))
     if found.models and model not in found.models:
-        raise not_found("model", model, list(found.models), where=url)
+        raise not_found("model", model, names=list(found.models), where=url)
     return model
 
 

@@ -282,7 +282,10 @@ _DRAW: dict[str, Callable[[str], bytes]] = {
 
 def _row(policy: PolicyAudit, audit: Audit) -> Row:
     """What the charts plot and tell of one policy."""
-    mismatch = (policy.signed_mismatch, policy.mismatch_low, policy.mismatch_high)
+    elo = elo_and_interval(policy.elo, low=policy.elo_low, high=policy.elo_high)
+    mismatch = rate_and_interval(
+        policy.signed_mismatch, low=policy.mismatch_low, high=policy.mismatch_high
+    )
     own = policy.policy == audit.reference
     return {
         "policy": policy.policy,
@@ -297,11 +300,11 @@ def _row(policy: PolicyAudit, audit: Audit) -> Row:
         "mismatch_low": policy.mismatch_low,
         "mismatch_high": policy.mismatch_high,
         "n_prompts": policy.n_prompts,
-        "elo_text": _with_interval(*elo_and_interval(policy.elo, policy.elo_low, policy.elo_high)),
+        "elo_text": _with_interval(*elo),
         "score_text": number(policy.mean_score),
         "expected_text": percent(policy.expected_win_rate),
         "win_rate_text": percent(policy.win_rate),
-        "mismatch_text": UNKNOWN if own else _with_interval(*rate_and_interval(*mismatch)),
+        "mismatch_text": UNKNOWN if own else _with_interval(*mismatch),
     }
 
 

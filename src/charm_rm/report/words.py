@@ -51,11 +51,16 @@ def percent(rate: float | None, *, decimals: int = 1, signed: bool = False) -> s
     return number(100.0 * rate, decimals=decimals, signed=signed) + "%"
 
 
-def rate_and_interval(rate: float, low: float, high: float) -> tuple[str, str]:
+def rate_and_interval(rate: float, *, low: float, high: float) -> tuple[str, str]:
     """A signed fraction and its interval as percentages, the width to two significant digits.
 
+    Args:
+        rate: The fraction.
+        low: Lower end of its interval.
+        high: Upper end.
+
     Example:
-        >>> rate_and_interval(0.4981, 0.4611, 0.5351)
+        >>> rate_and_interval(0.4981, low=0.4611, high=0.5351)
         ('+49.8%', '+46.1% to +53.5%')
     """
     decimals = _decimals(100.0 * (high - low))
@@ -63,11 +68,16 @@ def rate_and_interval(rate: float, low: float, high: float) -> tuple[str, str]:
     return value, f"{start} to {end}"
 
 
-def number_and_interval(value: float, low: float, high: float) -> tuple[str, str]:
+def number_and_interval(value: float, *, low: float, high: float) -> tuple[str, str]:
     """A signed number and its interval, the width to two significant digits.
 
+    Args:
+        value: The number.
+        low: Lower end of its interval.
+        high: Upper end.
+
     Example:
-        >>> number_and_interval(1.2345, 1.1502, 1.3111)
+        >>> number_and_interval(1.2345, low=1.1502, high=1.3111)
         ('+1.23', '+1.15 to +1.31')
     """
     decimals = _decimals(high - low)
@@ -75,12 +85,19 @@ def number_and_interval(value: float, low: float, high: float) -> tuple[str, str
     return text, f"{start} to {end}"
 
 
-def elo_and_interval(elo: float, low: float | None, high: float | None) -> tuple[str, str]:
+def elo_and_interval(elo: float, *, low: float | None, high: float | None) -> tuple[str, str]:
     """A rating and its interval in whole Elo points; an empty string where there is none.
 
+    Args:
+        elo: The rating.
+        low: Lower end of its interval; None where unknown.
+        high: Upper end.
+
     Example:
-        >>> elo_and_interval(1272.0, 1268.4, 1275.1), elo_and_interval(1216.0, None, None)
-        (('1272', '1268 to 1275'), ('1216', ''))
+        >>> elo_and_interval(1272.0, low=1268.4, high=1275.1)
+        ('1272', '1268 to 1275')
+        >>> elo_and_interval(1216.0, low=None, high=None)
+        ('1216', '')
     """
     return f"{elo:.0f}", "" if low is None or high is None else f"{low:.0f} to {high:.0f}"
 
