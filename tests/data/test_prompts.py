@@ -214,14 +214,6 @@ def test_a_digest_gives_way_to_the_same_id_from_a_file(write: Write) -> None:
     ("rows", "message"),
     [
         (
-            [{"prompt": "a"}, {"prompt": [user("b")]}, {"prompt": "c"}],
-            r"prompts\.jsonl: row 2: has lists of messages, the others plain text; give all",
-        ),
-        (
-            [{"prompt": [user("b")]}, {"prompt": [user("b")]}, {"prompt": "c"}],
-            r"row 3: has plain text, the others lists of messages",
-        ),
-        (
             [{"prompt": "a"}, {"messages": [user("b")]}, {"instruction": "c"}],
             r"row 3: has prompts in 'instruction', not in 'prompt'; give all prompts of a file in",
         ),
@@ -247,6 +239,18 @@ def test_what_cannot_be_read_is_one_line(write: Write, rows: list[Any], message:
     with pytest.raises(DataError, match=message) as caught:
         collect_prompts([write(rows)])
     assert "\n" not in str(caught.value)
+
+
+def test_texts_beside_lists_of_messages_are_user_turns(write: Write) -> None:
+    path = write([{"prompt": "a"}, {"prompt": [user("b")]}, {"prompt": "c"}])
+    assert read_prompts([path])["prompt"].to_list() == [[user(text)] for text in "abc"]
+
+
+def test_json_beside_texts_in_a_csv_file_is_refused_with_its_row(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.csv"
+    path.write_text('prompt\na\n"[{""role"": ""user"", ""content"": ""b""}]"\nc\n')
+    with pytest.raises(DataError, match=r"row 2: has lists of messages, the others plain text"):
+        read_prompts([path])
 
 
 def test_json_of_strings_and_other_things_names_the_others(tmp_path: Path) -> None:
