@@ -22,6 +22,7 @@ FLOORS = {
     "cross_validate": 2,
     "pairs": 2,
     "planted": 2,
+    "standings": 2,
     "temperature": 2,
     "benchmarks": 2,
     "models": 3,

@@ -68,20 +68,23 @@ def rate_and_interval(rate: float, *, low: float, high: float) -> tuple[str, str
     return value, f"{start} to {end}"
 
 
-def number_and_interval(value: float, *, low: float, high: float) -> tuple[str, str]:
-    """A signed number and its interval, the width to two significant digits.
+def number_and_interval(
+    value: float, *, low: float, high: float, signed: bool = True
+) -> tuple[str, str]:
+    """A number and its interval, the width to two significant digits.
 
     Args:
         value: The number.
         low: Lower end of its interval.
         high: Upper end.
+        signed: Whether positive numbers show their sign.
 
     Example:
         >>> number_and_interval(1.2345, low=1.1502, high=1.3111)
         ('+1.23', '+1.15 to +1.31')
     """
     decimals = _decimals(high - low)
-    text, start, end = (number(v, decimals=decimals, signed=True) for v in (value, low, high))
+    text, start, end = (number(v, decimals=decimals, signed=signed) for v in (value, low, high))
     return text, f"{start} to {end}"
 
 

@@ -1,0 +1,354 @@
+"""From what ``charm report`` was given to what its page shows: audits and matrices of scores."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from charm_rm.cli.report_inputs import Inputs, find_benchmark
+from charm_rm.data.tables import DataError
+from charm_rm.report.findings import Findings, Missing
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from charm_rm.audit import Audit
+    from charm_rm.data.arena import EloTable
+    from charm_rm.data.offsets import Calibration
+    from charm_rm.report.documents import Benchmarked
+    from charm_rm.report.flipped import FlippedPairs
+    from charm_rm.standings import WinRateMatrices
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How scores are read where the page audits them itself.
+
+    Attributes:
+        elo: Ratings: a file or a bundled name; None for those given, else the default.
+        reference: Trusted opponent; None for that of the offsets, else the highest Elo.
+        win_rate: Kind of win rate.
+        temperature: Score points per unit of log-odds.
+        n_resamples: Of the bootstrap.
+        seed: Of the bootstrap.
+        mix_provenance: Whether scores made in different ways are read together.
+        n_pairs: Flipped pairs to show.
+        preference_words: Added to those that mark a name as preference-optimised.
+    """
+
+    elo: str | None
+    reference: str | None
+    win_rate: Any
+    temperature: float
+    n_resamples: int
+    seed: int
+    mix_provenance: bool
+    n_pairs: int
+    preference_words: tuple[str, ...]
+
+
+def make_findings(
+    given: Inputs, settings: Settings, *, title: str | None, command: str
+) -> Findings:
+    """What the page shows.
+
+    Raises:
+        DataError: If there is nothing to show; the message says what to run first.
+    """
+    from charm_rm.standings import PREFERENCE_WORDS, rank_policies
+
+    tables = _score_tables(given, settings)
+    elo = _ratings(given, settings)
+    calibrations = tuple(given.of("offsets"))
+    _at_most_two([*given.of("audit")], "audits")
+    _at_most_two(tables, "reward models")
+    before = _rated(tables[0], elo) if tables else None
+    after = _after(tables, before, elo, calibrations)
+    audits = _audits(given, [before, after], elo, settings, calibrations)
+    words = (*PREFERENCE_WORDS, *settings.preference_words)
+    findings = Findings(
+        title=title or _title(given),
+        audit=audits[0] if audits else None,
+        after=audits[1] if len(audits) > 1 else None,
+        calibrations=calibrations,
+        categories=next(iter(given.of("category audits")), None),
+        ranking=rank_policies(tables[0], preference_words=words) if tables else None,
+        matrices=_matrices(before, after, elo, settings),
+        pairs=_pairs(given, tables, calibrations, settings),
+        battles=tuple(given.of("battles")),
+        benchmarks=(*given.of("benchmark"), *_benchmarks(given, settings)),
+        cross_validations=tuple(given.of("cross-validation")),
+        training=tuple(given.of("training log")),
+        style=tuple(given.of("style")),
+        sources=tuple(given.sources),
+        commands=(*dict.fromkeys(s.command for s in given.sources if s.command), command),
+    )
+    if not has_content(findings):
+        raise DataError(_run_first(given))
+    return _with_missing(findings, given, settings)
+
+
+def has_content(findings: Findings) -> bool:
+    """Whether there is a section to show."""
+    alone = (findings.audit, findings.categories, findings.ranking, findings.pairs)
+    several = (findings.calibrations, findings.battles, findings.benchmarks, findings.style)
+    more = (findings.cross_validations, findings.training)
+    return any(one is not None for one in alone) or any(map(len, (*several, *more)))
+
+
+def _title(given: Inputs) -> str:
+    return f"charm report of {', '.join(dict.fromkeys(s.path for s in given.sources[:3]))}"
+
+
+def _at_most_two(listed: Sequence[Any], what: str) -> None:
+    if len(listed) > 2:
+        raise DataError(
+            f"{len(listed)} {what}; a page shows one, or two: before and after; give those two"
+        )
+
+
+def _score_tables(given: Inputs, settings: Settings) -> "list[pl.DataFrame]":
+    """One table for each reward model, in the order of the files."""
+    import polars as pl
+
+    from charm_rm.data.scores import read_scores
+
+    paths: dict[str, list[str]] = {}
+    for path in given.tables.get("scores", []):
+        models = read_scores([path])["reward_model"].unique().to_list()
+        paths.setdefault(str(models[0]), []).append(path)
+    mixed = {"mix_provenance": settings.mix_provenance}
+    return [pl.DataFrame(read_scores(files, **mixed)) for files in paths.values()]
+
+
+def _ratings(given: Inputs, settings: Settings) -> "EloTable":
+    from charm_rm.data.arena import DEFAULT_ELO, read_elo
+
+    listed = given.tables.get("ratings", [])
+    if settings.elo is None and len(listed) > 1:
+        raise DataError(
+            f"{', '.join(listed)}: {len(listed)} tables of ratings; name one with --elo"
+        )
+    return read_elo(settings.elo or (listed[0] if listed else DEFAULT_ELO))
+
+
+def _rated(table: "pl.DataFrame", elo: "EloTable") -> "pl.DataFrame | None":
+    """The scores of the policies that have a rating; None for fewer than two."""
+    import polars as pl
+
+    kept = table.filter(pl.col("policy").is_in(elo.models))
+    return kept if kept["policy"].n_unique() > 1 else None
+
+
+def _after(
+    tables: "list[pl.DataFrame]",
+    before: "pl.DataFrame | None",
+    elo: "EloTable",
+    calibrations: "Sequence[Calibration]",
+) -> "pl.DataFrame | None":
+    """Scores of the second reward model, else those of the first with the first offsets."""
+    from charm_rm.data.offsets import apply_offsets
+
+    if len(tables) > 1:
+        return _rated(tables[1], elo)
+    if before is None or not calibrations:
+        return None
+    calibration = calibrations[0]
+    by_category = any(entry.category is not None for entry in calibration.offsets)
+    if before["reward_model"][0] != calibration.reward_model:
+        return None
+    if by_category and "category" not in before.columns:
+        return None
+    moved = apply_offsets(before, calibration)
+    return moved.drop("score").rename({"calibrated_score": "score"})
+
+
+def _audits(
+    given: Inputs,
+    tables: "list[pl.DataFrame | None]",
+    elo: "EloTable",
+    settings: Settings,
+    calibrations: "Sequence[Calibration]",
+) -> "list[Audit]":
+    """The audits that were given, else those of the scores."""
+    from charm_rm.audit import audit_scores
+
+    listed: list[Audit] = given.of("audit")
+    first = listed[0] if listed else None
+    if first is not None and (elo.board, elo.date) != (first.elo_board, first.elo_date):
+        return listed  # the scores would be audited by other ratings
+    if first is not None and tables[0] is not None:
+        _require_same_scores(first, tables[0])
+    how = first or settings
+    kind = first.win_rate_kind if first else settings.win_rate
+    reference = first.reference if first else settings.reference
+    for table in tables[len(listed) :]:
+        if table is None:
+            break
+        known = set(table["policy"])
+        if reference is None and calibrations and calibrations[0].reference in known:
+            reference = calibrations[0].reference
+        listed.append(
+            audit_scores(
+                table,
+                elo,
+                reference=reference,
+                win_rate=kind,
+                temperature=how.temperature,
+                n_resamples=how.n_resamples,
+                seed=how.seed,
+            )
+        )
+        reference = listed[0].reference
+    return listed
+
+
+def _require_same_scores(audit: "Audit", scores: "pl.DataFrame") -> None:
+    """Scores and audit on one page are of the same prompts."""
+    import polars as pl
+
+    means = dict(scores.group_by("policy").agg(pl.col("score").mean()).iter_rows())
+    for entry in audit.policies:
+        mean = means.get(entry.policy)
+        if mean is None or not math.isclose(mean, entry.mean_score, rel_tol=1e-6, abs_tol=1e-9):
+            raise DataError(
+                f"the audit is not of these scores: mean score of {entry.policy!r} is "
+                f"{entry.mean_score:.6g} there, {'missing' if mean is None else f'{mean:.6g}'} "
+                "here; audit these scores, or leave one of the two out"
+            )
+
+
+def _matrices(
+    before: "pl.DataFrame | None",
+    after: "pl.DataFrame | None",
+    elo: "EloTable",
+    settings: Settings,
+) -> "WinRateMatrices | None":
+    from charm_rm.standings import win_rate_matrices
+
+    if before is None:
+        return None
+    if after is not None and set(after["policy"]) != set(before["policy"]):
+        after = None
+    kind: dict[str, Any] = {"win_rate": settings.win_rate, "temperature": settings.temperature}
+    return win_rate_matrices(before, elo, after=after, **kind)
+
+
+def _pairs(
+    given: Inputs,
+    tables: "list[pl.DataFrame]",
+    calibrations: "Sequence[Calibration]",
+    settings: Settings,
+) -> "FlippedPairs | None":
+    from charm_rm.data.responses import read_responses
+    from charm_rm.report.flipped import show_pairs
+
+    if not given.pairs:
+        return None
+    if len(given.pairs) > 1:
+        raise DataError(f"{', '.join(given.pairs)}: a page shows one file of pairs; give one")
+    path, frame = next(iter(given.pairs.items()))
+    texts = given.tables.get("responses", [])
+    return show_pairs(
+        frame,
+        scores=tables[0] if tables else None,
+        calibration=calibrations[0] if calibrations else None,
+        responses=read_responses(texts) if texts and "chosen" not in frame.columns else None,
+        most=settings.n_pairs,
+        where=path,
+    )
+
+
+def _benchmarks(given: Inputs, settings: Settings) -> "list[Benchmarked]":
+    """Results of scored benchmark items, each later reward model set against the first."""
+    from charm_rm.benchmarks.comparison import compare_scores
+    from charm_rm.benchmarks.evaluation import evaluate_scores
+    from charm_rm.data.scores import read_scores
+    from charm_rm.report.documents import Benchmarked
+
+    found, firsts = [], dict[str, Any]()
+    for path in given.tables.get("benchmark scores", []):
+        table = read_scores([path])
+        benchmark = find_benchmark(table)
+        if benchmark is None:
+            continue
+        drawn: dict[str, Any] = {"benchmark": benchmark, "seed": settings.seed}
+        first = firsts.setdefault(benchmark.name, table)
+        compared = None if first is table else compare_scores(table, first, **drawn)
+        found.append(Benchmarked(evaluate_scores(table, **drawn), compared))
+    return found
+
+
+def _run_first(given: Inputs) -> str:
+    """One line for an input that holds nothing to show."""
+    for kind, command in (
+        ("responses", "charm score {} --reward-model DIR|HUB_ID --out scores.parquet"),
+        ("ratings", "charm audit SCORES --elo {} --json > audit.json"),
+    ):
+        if kind in given.tables:
+            path = given.tables[kind][0]
+            return f"{path}: {kind} alone; run this first: {command.format(path)}"
+    listed = ", ".join(given.unknown[:3]) or "nothing there"
+    return (
+        f"{listed}: nothing that a report shows; run this first: "
+        "charm audit SCORES --json > audit.json, and give that or the scores"
+    )
+
+
+def _with_missing(findings: Findings, given: Inputs, settings: Settings) -> Findings:
+    """The findings, with what is not among them and the command that makes it."""
+    scores = given.path("scores", "SCORES")
+    offsets = given.path("offsets", "OFFSETS")
+    elo = settings.elo or given.path("ratings", "table7")
+    audit = findings.audit
+    pair = audit.suggested_pair if audit else None
+    wanted: list[tuple[bool, str, str]] = []
+    if audit is None and "scores" in given.tables:
+        wanted.append(
+            (
+                True,
+                "Who is over-valued: ratings of these policies",
+                "charm elo import LEADERBOARD --names " + scores + " --out elo.csv",
+            )
+        )
+    elif audit is None:
+        wanted.append(
+            (True, "Who is over-valued", f"charm audit {scores} --elo {elo} --json > audit.json")
+        )
+    solve = f"charm calibrate {scores} --elo {elo}"
+    if pair is not None and not findings.calibrations:
+        one = f"{solve} --over-valued {pair.over_valued} --reference {pair.reference}"
+        wanted.append((True, "Offsets, and the scores after them", f"{one} --out offsets.json"))
+    if audit is not None:
+        who = f"--reference {audit.reference} --out joint.json"
+        joint = any(one.joint for one in findings.calibrations)
+        wanted.append((not joint, "Offsets of all policies at once", f"{solve} --joint {who}"))
+        fight = f"charm evaluate battles {scores} --opponent {audit.reference} --offsets {offsets}"
+        wanted.append((not findings.battles, "Battles", f"{fight} --json > battles.json"))
+    wanted += [
+        (
+            findings.matrices is None and audit is not None,
+            "Win rates of all policies against each other, and the ranking",
+            "charm report SCORES ...: give the scores as well",
+        ),
+        (
+            findings.pairs is None,
+            "Preference pairs, with the flipped ones to read",
+            f"charm pairs {scores} --offsets {offsets} --responses RESPONSES --out pairs.parquet",
+        ),
+        (
+            not findings.benchmarks,
+            "Benchmarks",
+            "charm evaluate rm-bench --reward-model DIR|HUB_ID --json > rm-bench.json",
+        ),
+    ]
+    texts = findings.pairs.shown[:1] if findings.pairs else ()
+    wanted.append(
+        (
+            bool(texts) and texts[0].chosen.text is None,
+            "The texts of the flipped pairs",
+            "charm report ... RESPONSES: give the responses as well",
+        )
+    )
+    missing = tuple(Missing(part, command) for absent, part, command in wanted if absent)
+    return replace(findings, missing=missing)

@@ -1,0 +1,153 @@
+"""Charts of what calibration found and training logged: offsets, differences, curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import altair as alt
+
+from charm_rm.report.charts import WIDE, name_room
+from charm_rm.report.layers import (
+    NARROW,
+    PARAMS,
+    Row,
+    axis_ends,
+    chart_of,
+    finish,
+    lit,
+    tooltip,
+    written,
+)
+from charm_rm.report.theme import MARKS, OVER, UNCLEAR, UNDER, theme
+
+# Hues of Okabe and Ito's palette for runs, with a dash each.
+RUNS = ("#1F83C4", "#D55E00", "#009E73", "#9467BD", "#C4679A", "#7F7F7F")
+DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2], [4, 4], [10, 4])
+
+
+def interval_dots(
+    rows: Sequence[Row], *, title: str, subtitle: str, axis: str, form: str = "", width: int = WIDE
+) -> alt.LayerChart:
+    """Signed values with their 95% intervals, one line each, zero marked.
+
+    Args:
+        rows: Each ``label, value, low, high`` (ends None where unknown), ``policy`` and ``text``,
+            in their order.
+        title: Of the chart.
+        subtitle: What the values are, and the sample size.
+        axis: Title of the axis.
+        form: Number format of the axis.
+        width: Width of the plot and the names beside it, in pixels.
+
+    Example:
+        >>> row = {
+        ...     "label": "a",
+        ...     "value": -1.0,
+        ...     "low": -1.2,
+        ...     "high": -0.9,
+        ...     "policy": "a",
+        ...     "text": "",
+        ... }
+        >>> interval_dots([row], title="Offsets", subtitle="n = 1", axis="Points").title.text
+        'Offsets'
+    """
+    beside = width >= NARROW
+    order = [row["label"] for row in rows]
+    rows = [row | {"side": _side(row)} for row in rows]
+    by_label = alt.Y(
+        "label:N",
+        sort=order,
+        title=None,
+        axis=alt.Axis(labels=beside, grid=False, offset=4),
+        scale=alt.Scale(domain=order),
+    )
+    ends = axis_ends(
+        [0.0, *(row[end] for row in rows for end in ("value", "low", "high"))], room=(0.04, 0.04)
+    )
+    scale = alt.Scale(domain=list(ends), zero=False, nice=False)
+    along = alt.X("value:Q", title=axis, scale=scale, axis=alt.Axis(format=form))
+    domain = [name for name in (OVER, UNDER, UNCLEAR) if any(r["side"] == name for r in rows)]
+    hue = alt.Fill(
+        "side:N",
+        scale=alt.Scale(domain=domain, range=[MARKS[name][0] for name in domain]),
+        legend=None,
+    )
+    told = tooltip(text=axis, n_text="Prompts or items")
+    told[0] = alt.Tooltip("label:N", title="title")
+    base = chart_of(rows).encode(by_label, opacity=lit("policy"))
+    zero = chart_of([{"at": 0.0}]).mark_rule(style="faint", aria=False).encode(x="at:Q")
+    layers = [
+        zero,
+        base.mark_rule(style="firm", aria=False).encode(x="low:Q", x2="high"),
+        base.mark_circle(size=80).encode(along, hue, tooltip=told),
+    ]
+    if not beside:
+        above = base.encode(x=alt.value(0), text=alt.Text("label:N"))
+        layers += written(above, align="left", dy=-13)
+    room = name_room(order) if beside else 0
+    return finish(
+        layers,
+        size=(width - room, alt.Step(24 if beside else 36)),
+        title=title,
+        subtitle=subtitle,
+    )
+
+
+def _side(row: Row) -> str:
+    """Which way an interval lies from zero: a negative offset takes from an over-valued policy."""
+    low, high = row["low"], row["high"]
+    if low is None or high is None or low <= 0.0 <= high:
+        return UNCLEAR
+    return OVER if (high < 0.0) == row.get("flip", False) else UNDER
+
+
+def training_curves(
+    curves: Mapping[str, Sequence[Row]], *, title: str, subtitle: str, width: int = WIDE
+) -> alt.ConcatChart:
+    """What training logged, a panel for each quantity, a line for each run.
+
+    Args:
+        curves: Quantity -> rows of ``run, step, value``.
+        title: Of all panels.
+        subtitle: Runs and steps.
+        width: Width of all panels with their axes, in pixels.
+
+    Example:
+        >>> rows = [{"run": "a", "step": at, "value": 1.0 / at} for at in (1, 2)]
+        >>> len(training_curves({"loss": rows}, title="Training", subtitle="2 steps").concat)
+        1
+    """
+    n_columns = 2 if width >= NARROW and len(curves) > 1 else 1
+    side = width // n_columns - (60 if n_columns > 1 else 0)
+    runs = list(dict.fromkeys(row["run"] for rows in curves.values() for row in rows))
+    looks = [RUNS[at % len(RUNS)] for at in range(len(runs))]
+    dashes = [DASHES[at % len(DASHES)] for at in range(len(runs))]
+    key = alt.Legend(title=None, orient="top", columns=n_columns) if len(runs) > 1 else None
+    panels = []
+    for name, rows in curves.items():
+        lines = chart_of(rows).encode(
+            alt.X("step:Q", title="Step", axis=alt.Axis(tickCount=5, format="d")),
+            alt.Y("value:Q", title=None, scale=alt.Scale(zero=False)),
+            color=alt.Color("run:N", scale=alt.Scale(domain=runs, range=looks), legend=key),
+        )
+        dash = alt.StrokeDash("run:N", scale=alt.Scale(domain=runs, range=dashes), legend=key)
+        told = [
+            alt.Tooltip("run:N", title="title"),
+            alt.Tooltip("step:Q", title="Step"),
+            alt.Tooltip("value:Q", title=name, format=".4~g"),
+        ]
+        layers = [
+            lines.mark_line(strokeWidth=1.8).encode(dash),
+            lines.mark_circle(size=26, opacity=1).encode(tooltip=told),
+        ]
+        heading = alt.Title(name, fontSize=13, fontWeight="normal", offset=4)
+        panels.append(alt.LayerChart(layer=layers, title=heading, width=side, height=170))
+    chart = alt.ConcatChart(
+        concat=panels,
+        columns=n_columns,
+        params=PARAMS,
+        title=alt.Title(title, subtitle=subtitle),
+        description=f"{title}. {subtitle}.",
+    )
+    return cast("alt.ConcatChart", chart.configure(**theme()))
