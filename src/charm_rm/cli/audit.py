@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charm_rm.cli.console import page, print_json, say, warn
+from charm_rm.cli.console import page, print_json, record_run, say, warn
 from charm_rm.cli.options import (
     By,
     Json,
@@ -91,7 +91,8 @@ def audit(
             )
     if json:
         fit = {"temperature_fit": fitted.to_json()} if fitted else {}
-        print_json(result.to_json() | fit)
+        made_by = {"made_by": record_run([*scores, *(elo or [])])}
+        print_json(result.to_json() | fit | made_by)
     else:
         _print(result)
 

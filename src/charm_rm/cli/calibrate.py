@@ -140,7 +140,13 @@ def calibrate(
     if cross_validate is not None:
         fixed = 1.0 if temperature is None else temperature
         settings |= {"n_folds": cross_validate, "seed": seed, "temperature": fixed}
-        _cross_validate(table, ratings, labels=temperature_from, as_json=json, settings=settings)
+        _cross_validate(
+            table,
+            ratings,
+            labels=temperature_from,
+            made_by=record_run(inputs) if json else None,
+            settings=settings,
+        )
         return
     chosen, fitted = choose_temperature(table, temperature, labels=temperature_from)
     made_by = record_run(inputs) | ({"temperature_fit": fitted.to_json()} if fitted else {})
@@ -255,7 +261,7 @@ def _cross_validate(
     ratings: "EloTable",
     *,
     labels: list[str] | None,
-    as_json: bool,
+    made_by: dict[str, Any] | None,
     settings: dict[str, Any],
 ) -> None:
     """The table of held-out mismatches, by method and kind of win rate."""
@@ -267,9 +273,9 @@ def _cross_validate(
         _, fitted = choose_temperature(table, None, labels=labels)
         settings["labels"] = read_labels(labels)
     result = cross_validate(table, ratings, **settings)
-    if as_json:
+    if made_by is not None:
         fit = {"temperature_fit": fitted.to_json()} if fitted else {}
-        print_json(result.to_json() | fit)
+        print_json(result.to_json() | fit | {"made_by": made_by})
     else:
         print_held_out(result)
 

@@ -81,7 +81,7 @@ def report(
 ) -> None:
     """Write a page that shows what was found, and figures for a paper.
 
-    Example: charm report scores.parquet offsets.json pairs.parquet --out page.html --figures figures
+    Example: charm report scores.parquet offsets.json pairs.parquet --out page.html
     """
     from charm_rm.cli.report_findings import Settings, make_findings
     from charm_rm.cli.report_inputs import read_inputs

@@ -1,11 +1,13 @@
 """From what ``charm report`` was given to what its page shows: audits and matrices of scores."""
 
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from charm_rm.cli.report_inputs import Inputs, find_benchmark
+from charm_rm.data.arena import DEFAULT_ELO
 from charm_rm.data.tables import DataError
 from charm_rm.report.findings import Findings, Missing
 
@@ -59,7 +61,10 @@ def make_findings(
 
     tables = _score_tables(given, settings)
     elo = _ratings(given, settings)
-    calibrations = tuple(given.of("offsets"))
+    # A folder has no order of its own: the pair first, then by category, then jointly.
+    calibrations = tuple(
+        sorted(given.of("offsets"), key=lambda one: (one.joint is not None, len(one.offsets)))
+    )
     _at_most_two([*given.of("audit")], "audits")
     _at_most_two(tables, "reward models")
     before = _rated(tables[0], elo) if tables else None
@@ -109,20 +114,18 @@ def _at_most_two(listed: Sequence[Any], what: str) -> None:
 
 def _score_tables(given: Inputs, settings: Settings) -> "list[pl.DataFrame]":
     """One table for each reward model, in the order of the files."""
-    import polars as pl
-
     from charm_rm.data.scores import read_scores
 
     paths: dict[str, list[str]] = {}
     for path in given.tables.get("scores", []):
         models = read_scores([path])["reward_model"].unique().to_list()
         paths.setdefault(str(models[0]), []).append(path)
-    mixed = {"mix_provenance": settings.mix_provenance}
-    return [pl.DataFrame(read_scores(files, **mixed)) for files in paths.values()]
+    mixed = settings.mix_provenance
+    return [read_scores(files, mix_provenance=mixed) for files in paths.values()]
 
 
 def _ratings(given: Inputs, settings: Settings) -> "EloTable":
-    from charm_rm.data.arena import DEFAULT_ELO, read_elo
+    from charm_rm.data.arena import read_elo
 
     listed = given.tables.get("ratings", [])
     if settings.elo is None and len(listed) > 1:
@@ -288,67 +291,46 @@ def _run_first(given: Inputs) -> str:
         if kind in given.tables:
             path = given.tables[kind][0]
             return f"{path}: {kind} alone; run this first: {command.format(path)}"
-    listed = ", ".join(given.unknown[:3]) or "nothing there"
     return (
-        f"{listed}: nothing that a report shows; run this first: "
+        f"{', '.join(given.named[:3])}: nothing that a report shows; run this first: "
         "charm audit SCORES --json > audit.json, and give that or the scores"
     )
 
 
 def _with_missing(findings: Findings, given: Inputs, settings: Settings) -> Findings:
     """The findings, with what is not among them and the command that makes it."""
-    scores = given.path("scores", "SCORES")
-    offsets = given.path("offsets", "OFFSETS")
-    elo = settings.elo or given.path("ratings", "table7")
-    audit = findings.audit
-    pair = audit.suggested_pair if audit else None
-    wanted: list[tuple[bool, str, str]] = []
-    if audit is None and "scores" in given.tables:
-        wanted.append(
-            (
-                True,
-                "Who is over-valued: ratings of these policies",
-                "charm elo import LEADERBOARD --names " + scores + " --out elo.csv",
-            )
-        )
+    audit, ranking = findings.audit, findings.ranking
+    scores, offsets = given.path("scores", "SCORES"), given.path("offsets", "offsets.json")
+    elo = settings.elo or given.path("ratings", DEFAULT_ELO)
+    rated = bool(audit and ranking and len(ranking.policies) > len(audit.policies))
+    solve = ["charm", "calibrate", scores, "--elo", elo, *(["--rated-only"] if rated else [])]
+    wanted: list[tuple[str, list[str]]] = []
+    if audit is None and ranking is not None:
+        fetch = ["charm", "elo", "import", "LEADERBOARD", "--names", scores, "--out", "elo.csv"]
+        wanted.append(("Who is over-valued: these policies have no ratings", fetch))
     elif audit is None:
-        wanted.append(
-            (True, "Who is over-valued", f"charm audit {scores} --elo {elo} --json > audit.json")
-        )
-    solve = f"charm calibrate {scores} --elo {elo}"
-    if pair is not None and not findings.calibrations:
-        one = f"{solve} --over-valued {pair.over_valued} --reference {pair.reference}"
-        wanted.append((True, "Offsets, and the scores after them", f"{one} --out offsets.json"))
-    if audit is not None:
-        who = f"--reference {audit.reference} --out joint.json"
-        joint = any(one.joint for one in findings.calibrations)
-        wanted.append((not joint, "Offsets of all policies at once", f"{solve} --joint {who}"))
-        fight = f"charm evaluate battles {scores} --opponent {audit.reference} --offsets {offsets}"
-        wanted.append((not findings.battles, "Battles", f"{fight} --json > battles.json"))
-    wanted += [
-        (
-            findings.matrices is None and audit is not None,
-            "Win rates of all policies against each other, and the ranking",
-            "charm report SCORES ...: give the scores as well",
-        ),
-        (
-            findings.pairs is None,
-            "Preference pairs, with the flipped ones to read",
-            f"charm pairs {scores} --offsets {offsets} --responses RESPONSES --out pairs.parquet",
-        ),
-        (
-            not findings.benchmarks,
-            "Benchmarks",
-            "charm evaluate rm-bench --reward-model DIR|HUB_ID --json > rm-bench.json",
-        ),
-    ]
+        find = ["charm", "audit", scores, "--elo", elo, "--json"]
+        wanted.append(("Who is over-valued", find))
+    if audit is not None and audit.suggested_pair and not findings.calibrations:
+        pair = audit.suggested_pair
+        names = ["--over-valued", pair.over_valued, "--reference", pair.reference]
+        wanted.append(("Offsets, and the scores after them", [*solve, *names, "--out", offsets]))
+    if audit is not None and not any(one.joint for one in findings.calibrations):
+        joint = ["--joint", "--reference", audit.reference, "--out", "joint.json"]
+        wanted.append(("Offsets of all policies at once", [*solve, *joint]))
+    if audit is not None and not findings.battles and not rated:
+        fight = ["charm", "evaluate", "battles", scores, "--elo", elo]
+        fight += ["--opponent", audit.reference, "--offsets", offsets, "--json"]
+        wanted.append(("Battles against a fixed opponent", fight))
+    if audit is not None and findings.matrices is None:
+        again = ["charm", "report", "SCORES", *(s.path for s in given.sources), "--out", "PAGE"]
+        wanted.append(("The ranking, and win rates of all policies against each other", again))
     texts = findings.pairs.shown[:1] if findings.pairs else ()
-    wanted.append(
-        (
-            bool(texts) and texts[0].chosen.text is None,
-            "The texts of the flipped pairs",
-            "charm report ... RESPONSES: give the responses as well",
-        )
-    )
-    missing = tuple(Missing(part, command) for absent, part, command in wanted if absent)
+    if findings.pairs is None or (texts and texts[0].chosen.text is None):
+        pairs = ["charm", "pairs", scores, "--offsets", offsets, "--responses", "RESPONSES"]
+        wanted.append(("Flipped pairs to read", [*pairs, "--out", "pairs.parquet"]))
+    if not findings.benchmarks:
+        run = ["charm", "evaluate", "rm-bench", "--reward-model", "MODEL", "--json"]
+        wanted.append(("Benchmarks", run))
+    missing = tuple(Missing(part, shlex.join(command)) for part, command in wanted)
     return replace(findings, missing=missing)

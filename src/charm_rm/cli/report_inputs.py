@@ -34,6 +34,7 @@ class Inputs:
         pairs: Preference pairs by path.
         sources: Every file, with what was found in it.
         unknown: Files in which nothing was.
+        named: The paths as they were given.
     """
 
     results: dict[str, list[tuple[str, Any]]] = field(default_factory=dict)
@@ -41,6 +42,7 @@ class Inputs:
     pairs: "dict[str, pl.DataFrame]" = field(default_factory=dict)
     sources: list[Source] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+    named: list[str] = field(default_factory=list)
 
     def of(self, kind: str) -> list[Any]:
         """The results of one kind, in the order they were given."""
@@ -61,7 +63,7 @@ def read_inputs(paths: list[str]) -> Inputs:
     Raises:
         DataError: If a file that was named is missing or damaged.
     """
-    found = Inputs()
+    found = Inputs(named=list(paths))
     for name in paths:
         for path, named in _files(name):
             try:
@@ -71,7 +73,7 @@ def read_inputs(paths: list[str]) -> Inputs:
                     raise
                 what = ""
             if what:
-                found.sources.append(Source(path, what, _digest(path), _command(path, found)))
+                found.sources.append(Source(path, what, _digest(path), _command(path)))
             else:
                 found.unknown.append(path)
     return found
@@ -91,9 +93,7 @@ def _files(name: str) -> Iterator[tuple[str, bool]]:
     if not (path / "trainer_state.json").exists():
         own += states[-1:]
     for entry in own:
-        if entry.is_file() and entry.suffix.lower() in TABLES:
-            yield str(entry), False
-        elif entry.is_dir() and _is_data_set(entry):
+        if _is_data_set(entry) or (entry.is_file() and entry.suffix.lower() in TABLES):
             yield str(entry), False
 
 
@@ -179,7 +179,7 @@ def _digest(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _command(path: str, found: Inputs) -> str:
+def _command(path: str) -> str:
     """The command that made a file, where it says so."""
     from charm_rm.data.provenance import read_provenance
 

@@ -15,6 +15,7 @@ from charm_rm.report.layers import (
     NARROW,
     SHOWN,
     Plane,
+    Point,
     Row,
     axis_ends,
     chart_of,
@@ -28,10 +29,9 @@ from charm_rm.report.layers import (
     written,
 )
 from charm_rm.report.rows import FIRST, ONLY_THEN, THEN
-from charm_rm.report.theme import AFTER, FONT_SIZE, MARKS, REFERENCE
+from charm_rm.report.theme import AFTER, FONT_SIZE, LONGEST_NAME, MARKS, REFERENCE
 
 WIDE = 740  # plot width on a desk and on paper, in pixels
-LONGEST_NAME = 300.0  # room for names beside bars, in pixels
 
 
 def elo_scatter(
@@ -89,7 +89,7 @@ def elo_scatter(
 
 
 def names_by_stage(
-    rows: Sequence[Row], plane: Plane, *, clear_of: Sequence[tuple[tuple[float, float], ...]]
+    rows: Sequence[Row], plane: Plane, *, clear_of: Sequence[tuple[Point, Point]]
 ) -> list[alt.Chart]:
     """Names placed for where a file starts, and again for the stage after, where points moved.
 
@@ -214,7 +214,11 @@ def mismatch_bars(
     )
     zero = "datum.value === 0 ? '0' : datum.label"
     signed = alt.Axis(format="+.0%", tickCount=6, labelExpr=zero)
-    along = alt.X("mismatch:Q", title="Signed mismatch (over-valued to the right)", axis=signed)
+    known = [row[end] for row in rows for end in ("mismatch", "mismatch_low", "mismatch_high")]
+    ends = axis_ends([0.0, *known], room=(0.03, 0.03))
+    title_along = "Signed mismatch (over-valued to the right)"
+    scale = alt.Scale(domain=list(ends), nice=True)  # the same at every stage
+    along = alt.X("mismatch:Q", title=title_along, axis=signed, scale=scale)
     domain = verdicts(started + moved)
     colours = alt.Scale(domain=domain, range=[MARKS[name][0] for name in domain])
     hue = alt.Fill("verdict:N", scale=colours, legend=legend(width))
@@ -231,7 +235,7 @@ def mismatch_bars(
     ]
     if not beside:
         above = chart_of(started).encode(by_policy, x=alt.value(0), text=alt.Text("policy:N"))
-        layers += written(above.encode(opacity=lit("policy")), align="left", dy=-13)
+        layers += written(above.encode(opacity=lit("policy")), align="left", dy=-13, limit=width)
     return finish(
         layers,
         size=(width - (name_room(order) if beside else 0), alt.Step(21 if beside else 34)),

@@ -23,6 +23,8 @@ from charm_rm.report.theme import MARKS, OVER, UNCLEAR, UNDER, theme
 
 # Hues of Okabe and Ito's palette for runs, with a dash each.
 RUNS = ("#1F83C4", "#D55E00", "#009E73", "#9467BD", "#C4679A", "#7F7F7F")
+# Learning rates read better as powers of ten.
+SMALL = "datum.value != 0 && abs(datum.value) < 1e-3 ? format(datum.value, '.1~e') : datum.label"
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2], [4, 4], [10, 4])
 
 
@@ -66,7 +68,7 @@ def interval_dots(
         [0.0, *(row[end] for row in rows for end in ("value", "low", "high"))], room=(0.04, 0.04)
     )
     scale = alt.Scale(domain=list(ends), zero=False, nice=False)
-    along = alt.X("value:Q", title=axis, scale=scale, axis=alt.Axis(format=form))
+    along = alt.X("value:Q", title=axis, scale=scale, axis=alt.Axis(format=form, tickCount=7))
     domain = [name for name in (OVER, UNDER, UNCLEAR) if any(r["side"] == name for r in rows)]
     hue = alt.Fill(
         "side:N",
@@ -84,7 +86,7 @@ def interval_dots(
     ]
     if not beside:
         above = base.encode(x=alt.value(0), text=alt.Text("label:N"))
-        layers += written(above, align="left", dy=-13)
+        layers += written(above, align="left", dy=-13, limit=width)
     room = name_room(order) if beside else 0
     return finish(
         layers,
@@ -128,7 +130,9 @@ def training_curves(
     for name, rows in curves.items():
         lines = chart_of(rows).encode(
             alt.X("step:Q", title="Step", axis=alt.Axis(tickCount=5, format="d")),
-            alt.Y("value:Q", title=None, scale=alt.Scale(zero=False)),
+            alt.Y(
+                "value:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(labelExpr=SMALL)
+            ),
             color=alt.Color("run:N", scale=alt.Scale(domain=runs, range=looks), legend=key),
         )
         dash = alt.StrokeDash("run:N", scale=alt.Scale(domain=runs, range=dashes), legend=key)

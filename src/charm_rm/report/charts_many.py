@@ -91,7 +91,7 @@ def ranking_dots(
     ]
     if not beside:
         above = base.encode(x=alt.value(0), text=alt.Text("policy:N"))
-        layers += written(above, align="left", dy=-12)
+        layers += written(above, align="left", dy=-12, limit=width)
     step = (15 if dense else 20) if beside else 30
     return finish(
         layers,
@@ -154,8 +154,11 @@ def win_rate_heat_maps(
     word = {"expr": f"{STAGE} === 'after' ? 'Reward model, after' : 'Reward model'"}
     rates = alt.Scale(scheme="viridis", domain=[0, 1])
     gaps = alt.Scale(domain=[-reach, 0, reach], range=list(DIVERGING), interpolate="lab")
-    panels = (("rate", word if after else "Reward model", rates, ".0%"),)
-    panels += (("expected", "Elo", rates, ".0%"), ("gap", "Difference", gaps, "+.0%"))
+    panels = [
+        ("rate", word if after else "Reward model", rates, ".0%"),
+        ("expected", "Elo", rates, ".0%"),
+        ("gap", "Difference", gaps, "+.0%"),
+    ]
     beside = width >= NARROW
     room = name_room([f"{len(policies)} {name}" for name in policies]) if beside else 24
     side = round(min((width - room - 40) / 3 if beside else width - room, CELL * len(policies)))

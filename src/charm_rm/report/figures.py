@@ -2,63 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import altair as alt
-
-from charm_rm.report import charts, charts_few, charts_many
+from charm_rm.report import charts, charts_many
 from charm_rm.report.charts import WIDE
+from charm_rm.report.figure import Figure, free_name
+from charm_rm.report.figures_of_results import difference_figure, offset_figures, training_figure
 from charm_rm.report.rows import (
     AUDIT_TOOLTIP,
     BATTLE_TOOLTIP,
     audit_rows,
     battle_rows,
     battle_size,
-    with_interval,
 )
 from charm_rm.report.theme import OTHER, PREFERENCE
 from charm_rm.report.words import (
     count,
+    count_range,
     number,
     number_and_interval,
     percent,
-    rate_and_interval,
     sample_size,
 )
 
 if TYPE_CHECKING:
     from charm_rm.audit import Audit
     from charm_rm.benchmarks.battles import Battlefield, Battles
-    from charm_rm.data.offsets import Calibration
-    from charm_rm.report.documents import Benchmarked, TrainingLog
     from charm_rm.report.findings import Findings
     from charm_rm.standings import Ranking, WinRateMatrices
 
 MOST_CELLS = 40  # policies of a heat map; more are told apart by no eye
-MOST_CURVES = 8
-CLOCK = ("epoch", "runtime", "per_second", "total_flos", "num_tokens", "num_input_tokens_seen")
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A chart and the words around it.
-
-    Attributes:
-        section: Of the page.
-        title: What it shows.
-        subtitle: In short, with the sample size.
-        caption: How to read it.
-        chart: For one width of the plot.
-    """
-
-    section: str
-    title: str
-    subtitle: str
-    caption: str
-    chart: alt.TopLevelMixin
 
 
 def draw_figures(findings: Findings, *, width: int = WIDE) -> dict[str, Figure]:
@@ -84,20 +58,14 @@ def draw_figures(findings: Findings, *, width: int = WIDE) -> dict[str, Figure]:
         for field in battles.battlefields:
             drawn |= _battle_figures(battles, field, drawn=drawn, width=width)
     for calibration in findings.calibrations:
-        drawn |= _offset_figures(calibration, drawn=drawn, width=width)
+        drawn |= offset_figures(calibration, drawn=drawn, width=width)
     for one in findings.benchmarks:
         if one.comparison is not None and one.comparison.differences:
-            name = _free(f"{one.evaluation.benchmark}-differences", drawn)
-            drawn[name] = _differences(one, width=width)
+            name = free_name(f"{one.evaluation.benchmark}-differences", drawn)
+            drawn[name] = difference_figure(one.comparison, width=width)
     if findings.training:
-        drawn |= _training(findings.training, width=width)
+        drawn |= training_figure(findings.training, width=width)
     return drawn
-
-
-def _free(name: str, drawn: Mapping[str, Figure]) -> str:
-    """A name that no figure has yet."""
-    numbered = chain([name], (f"{name}-{at}" for at in range(2, len(drawn) + 3)))
-    return next(candidate for candidate in numbered if candidate not in drawn)
 
 
 def _audit_figures(audit: Audit, after: Audit | None, *, width: int) -> dict[str, Figure]:
@@ -194,11 +162,11 @@ def _matrices(matrices: WinRateMatrices, *, width: int) -> Figure:
         return [[matrix[i][j] for j in shown] for i in shown]
 
     shared = [matrices.n_shared[i][j] for i in range(n) for j in range(n) if i != j] or [0]
-    prompts = count(max(shared), "shared prompt")
-    if min(shared) < max(shared):
-        prompts = f"{min(shared):,} to {prompts}"
     title = "Win rates of all policies against each other"
-    subtitle = f"{matrices.win_rate.capitalize()} win rate of row against column; {count(n, 'policy')}, {prompts}"
+    subtitle = (
+        f"{matrices.win_rate.capitalize()} win rate of row against column; {count(n, 'policy')}, "
+        f"{count_range(shared, 'shared prompt')}"
+    )
     caption = (
         "The row's win rate against the column's policy: by the scores, by Elo, and the first less "
         "the second (orange: the reward model favours the row). Rows and columns stand in the same "
@@ -251,141 +219,8 @@ def _battle_figures(
         ),
     ]
     return {
-        _free(name, drawn): Figure(
+        free_name(name, drawn): Figure(
             "battles", title, sub, text, draw(rows, title=title, subtitle=sub, **told)
         )
         for name, title, sub, text, draw in words
     }
-
-
-def _offset_figures(
-    calibration: Calibration, *, drawn: Mapping[str, Figure], width: int
-) -> dict[str, Figure]:
-    found: dict[str, Figure] = {}
-    entries = sorted(calibration.offsets, key=lambda entry: entry.offset)
-    by_category = any(entry.category is not None for entry in entries)
-    if len(entries) > 1:
-        several = len({entry.policy for entry in entries}) > 1
-        rows = [
-            {
-                "label": " · ".join(
-                    [entry.policy] * several + [entry.category] * bool(entry.category)
-                )
-                or entry.policy,
-                "policy": entry.policy,
-                "value": entry.offset,
-                "low": entry.offset_low,
-                "high": entry.offset_high,
-                "flip": True,
-                "n_text": f"{entry.n_prompts:,}",
-                "text": with_interval(
-                    *number_and_interval(entry.offset, low=entry.offset_low, high=entry.offset_high)
-                ),
-            }
-            for entry in entries
-        ]
-        n = [entry.n_prompts for entry in entries]
-        title = "Offsets by category" if by_category else "Offsets"
-        if not several:
-            title += f" of {entries[0].policy}"
-        subtitle = (
-            f"Score points, 95% intervals; reference {calibration.reference}; "
-            f"{count(len(rows), 'offset')}, {min(n):,} to {count(max(n), 'prompt')} each"
-        )
-        caption = (
-            "What calibration adds to every score, so that win rates meet the expected ones. Left "
-            "of zero it takes from a policy that the reward model over-values (orange where the "
-            "interval lies clear of zero), right of it it gives (blue)."
-        )
-        chart = charts_few.interval_dots(
-            rows, title=title, subtitle=subtitle, axis="Offset (score points)", width=width
-        )
-        name = _free("offsets-by-category" if by_category else "offsets", drawn)
-        found[name] = Figure("offsets", title, subtitle, caption, chart)
-    if calibration.joint is not None:
-        found[_free("joint-residuals", drawn)] = _residuals(calibration, width=width)
-    return found
-
-
-def _residuals(calibration: Calibration, *, width: int) -> Figure:
-    joint = calibration.joint or {}
-    policies, residuals = joint["policies"], joint["residuals"]
-    n = len(policies)
-    title = "What joint offsets leave over"
-    subtitle = (
-        f"Root mean square over {count(n * (n - 1) // 2, 'pair')}: "
-        f"{percent(joint['rmse_before'], decimals=2)} before, "
-        f"{percent(joint['rmse'], decimals=2)} after; {count(n, 'policy')}"
-    )
-    caption = (
-        "Win rate of the row against the column with the offsets, less the one that Elo expects. "
-        "What is left is no matter of one number per policy. Rows and columns in the same order."
-    )
-    chart = charts_many.residual_heat_map(
-        policies, residuals, title=title, subtitle=subtitle, width=width
-    )
-    return Figure("offsets", title, subtitle, caption, chart)
-
-
-def _differences(one: Benchmarked, *, width: int) -> Figure:
-    found = one.comparison
-    if found is None:
-        raise ValueError("no comparison to draw")
-    rows = []
-    for entry in found.differences:
-        known = entry.low is not None and entry.high is not None
-        text = percent(entry.difference, signed=True)
-        if known and entry.low is not None and entry.high is not None:
-            text = with_interval(
-                *rate_and_interval(entry.difference, low=entry.low, high=entry.high)
-            )
-        rows.append(
-            {
-                "label": f"{entry.part}, {entry.measure}",
-                "policy": None,
-                "value": entry.difference,
-                "low": entry.low,
-                "high": entry.high,
-                "flip": False,
-                "n_text": f"{entry.n_items:,}",
-                "text": text,
-            }
-        )
-    title = f"{found.reward_model} less {found.other} on {found.benchmark}"
-    items = [entry.n_items for entry in found.differences]
-    subtitle = (
-        f"Paired differences with 95% intervals; {min(items):,} to {count(max(items), 'item')}"
-    )
-    caption = (
-        "Right of zero the first reward model is better on the same items, left of it the second. "
-        "Coloured where the interval lies clear of zero; not adjusted for the number of rows."
-    )
-    chart = charts_few.interval_dots(
-        rows, title=title, subtitle=subtitle, axis="Difference", form="+.0%", width=width
-    )
-    return Figure("benchmarks", title, subtitle, caption, chart)
-
-
-def _training(logs: Iterable[TrainingLog], *, width: int) -> dict[str, Figure]:
-    listed = list(logs)
-    curves: dict[str, list[dict[str, Any]]] = {}
-    for log in listed:
-        for step in log.steps:
-            for name, value in step.values.items():
-                if not any(word in name for word in CLOCK):
-                    row = {"run": log.name, "step": step.step, "value": value}
-                    curves.setdefault(name, []).append(row)
-    several = {name: rows for name, rows in curves.items() if len(rows) > 1}
-    if not several:
-        return {}
-    order = sorted(several, key=lambda name: ("loss" not in name, "accura" not in name, name))
-    steps = max(row["step"] for rows in several.values() for row in rows)
-    title = "Training"
-    subtitle = f"{count(len(listed), 'run')}, {count(steps, 'step')}"
-    caption = "What the trainer logged, a panel for each quantity, a line for each run."
-    if len(order) > MOST_CURVES:
-        caption += f" {len(order) - MOST_CURVES} more quantities are in the log: "
-        caption += ", ".join(order[MOST_CURVES:]) + "."
-    chosen = {name: several[name] for name in order[:MOST_CURVES]}
-    chart = charts_few.training_curves(chosen, title=title, subtitle=subtitle, width=width)
-    return {"training": Figure("training", title, subtitle, caption, chart)}

@@ -140,8 +140,8 @@ def show_pairs(
     offsets = {} if calibration is None else _offsets(calibration)
     n_shown = min(most, len(flipped))
     while True:
-        at = np.linspace(0, len(flipped) - 1, n_shown).round().astype(int) if n_shown else []
-        rows = flipped[list(dict.fromkeys(map(int, at)))] if n_shown else flipped.clear()
+        at = np.linspace(0, len(flipped) - 1, n_shown).round().astype(int)
+        rows = flipped[at.tolist()] if n_shown else flipped.clear()
         shown = tuple(_shown(row, raw, offsets) for row in rows.iter_rows(named=True))
         if sum(map(_n_bytes, shown)) <= MOST_BYTES:
             break

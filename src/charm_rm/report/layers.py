@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charm_rm.report.labels import place_labels
-from charm_rm.report.theme import AFTER, FONT_SIZE, MARKS, OVER, REFERENCE, theme
+from charm_rm.report.theme import AFTER, FONT_SIZE, LONGEST_NAME, MARKS, OVER, REFERENCE, theme
 
 Row = dict[str, Any]
 Point = tuple[float, float]
@@ -125,8 +125,9 @@ def segments(
 
     Example:
         >>> unit = Plane("x", (0.0, 1.0), "y", (0.0, 1.0), (100, 100))
-        >>> segments([{}], [((0.0, 0.0), (1.0, 1.0))], unit).data.values
-        [{'policy': None, 'shown': 'both before after', 'x': 0.0, 'y': 0.0, 'to_x': 1.0, 'to_y': 1.0}]
+        >>> line = segments([{"policy": "a"}], [((0.0, 0.5), (1.0, 1.0))], unit).data.values[0]
+        >>> line["policy"], line["shown"], line["y"], line["to_y"]
+        ('a', 'both before after', 0.5, 1.0)
     """
     lines = [
         {"policy": row.get("policy"), "shown": row.get("shown", ALWAYS)}
@@ -201,6 +202,7 @@ def names(
     symbols = np.hstack([at - SYMBOL_REACH, at + SYMBOL_REACH])
     ends = plane.pixels([point for segment in clear_of for point in segment]).reshape(-1, 2, 2)
     lines = np.hstack([ends.min(axis=1) - 2.0, ends.max(axis=1) + 2.0])  # all but along an axis
+    longest = round(min(LONGEST_NAME, 0.8 * width))
     places = place_labels(
         at,
         [row["policy"] if row["named"] else "" for row in rows],
@@ -208,6 +210,7 @@ def names(
         size=(width + (NAME_MARGIN if width >= NARROW else 0), height),
         font_size=FONT_SIZE,
         must_show=[row["verdict"] in (OVER, REFERENCE) for row in rows],
+        longest=longest,
     )
     placed = [
         (row, place)
@@ -236,7 +239,8 @@ def names(
             opacity=lit("policy"),
         )
     )
-    offset = {field: alt.ExprRef(f"datum.{field}") for field in ("align", "dx", "dy")}
+    offset: dict[str, Any] = {f: alt.ExprRef(f"datum.{f}") for f in ("align", "dx", "dy")}
+    offset["limit"] = longest
     return [segments([row for row, _ in far], leaders, plane), *written(text, **offset)]
 
 

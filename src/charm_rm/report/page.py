@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cache
 from importlib.resources import files
-from itertools import groupby
 from typing import Any
 
 import jinja2
@@ -21,7 +20,9 @@ import vl_convert
 
 from charm_rm import __version__
 from charm_rm.report import words
-from charm_rm.report.figures import Figure, draw_figures
+from charm_rm.report.figure import Figure
+from charm_rm.report.figures import draw_figures
+from charm_rm.report.figures_of_results import shown_measures
 from charm_rm.report.findings import Findings
 from charm_rm.report.flipped import MOST_BYTES, MOST_PAIRS
 from charm_rm.report.theme import OVER, UNCLEAR, UNDER, theme, verdict
@@ -124,12 +125,20 @@ def _by_section(figures: Mapping[str, Figure]) -> dict[str, dict[str, Figure]]:
     return found
 
 
-def _by_benchmark(findings: Findings) -> dict[str, list[Any]]:
-    """Results of the same benchmark together, in the order of their first."""
-    order = [one.evaluation.benchmark for one in findings.benchmarks]
-    listed = sorted(findings.benchmarks, key=lambda one: order.index(one.evaluation.benchmark))
-    grouped = groupby(listed, key=lambda one: one.evaluation.benchmark)
-    return {name: list(group) for name, group in grouped}
+def _by_benchmark(findings: Findings) -> list[dict[str, Any]]:
+    """Results of the same benchmark together, their parts and measures in two lots."""
+    names = dict.fromkeys(one.evaluation.benchmark for one in findings.benchmarks)
+    groups = []
+    for name in names:
+        results = [one for one in findings.benchmarks if one.evaluation.benchmark == name]
+        keys = dict.fromkeys((f.part, f.measure) for r in results for f in r.evaluation.figures)
+        shown = shown_measures(name)
+        first = [key for key in keys if key[1] in shown] or list(keys)
+        rest = [key for key in keys if key not in first]
+        groups.append(
+            {"name": name, "results": results, "shown": shown, "first": first, "rest": rest}
+        )
+    return groups
 
 
 @cache

@@ -10,10 +10,11 @@ import math
 from typing import TYPE_CHECKING
 
 from charm_rm.report.layers import ALWAYS, Row, tooltip
-from charm_rm.report.theme import AFTER, SEEN, UNSEEN, verdict
+from charm_rm.report.theme import AFTER, PLAIN, SEEN, UNSEEN, verdict
 from charm_rm.report.words import (
     UNKNOWN,
     count,
+    count_range,
     elo_and_interval,
     number,
     percent,
@@ -90,7 +91,7 @@ def battle_rows(field: Battlefield) -> list[Row]:
     marked = any(battle.seen for battle in field.battles)
     rows, moved = [], []
     for battle in field.battles:
-        group = SEEN if marked and battle.seen else UNSEEN
+        group = (SEEN if battle.seen else UNSEEN) if marked else PLAIN
         cured = battle.after is not None and battle.after.win_rate != battle.before.win_rate
         shown = FIRST if cured else ALWAYS
         rows.append(_row(battle, battle.before) | {"verdict": group, "shown": shown})
@@ -144,7 +145,4 @@ def battle_size(field: Battlefield) -> str:
         '0 policies, 0 prompts'
     """
     n = [battle.n_prompts for battle in field.battles] or [0]
-    prompts = count(max(n), "prompt")
-    if min(n) < max(n):
-        prompts = f"{min(n):,} to {prompts}"
-    return f"{count(len(field.battles), 'policy')}, {prompts}"
+    return f"{count(len(field.battles), 'policy')}, {count_range(n, 'prompt')}"

@@ -9,10 +9,12 @@ if TYPE_CHECKING:
 
 FONT = "Helvetica Neue, Helvetica, Arial, Liberation Sans, sans-serif"
 FONT_SIZE = 12
+LONGEST_NAME = 300  # room for names beside a plot, in pixels; longer ones are cut
 
 OVER, UNDER, UNCLEAR = "over-valued", "under-valued", "no clear mismatch"
 REFERENCE, AFTER = "reference", "after calibration"
 SEEN, UNSEEN = "seen by calibration", "not seen by calibration"
+PLAIN = "policy"
 PREFERENCE, OTHER = "preference-optimised by its name", "other policy"
 
 # The hues of Okabe and Ito's palette, which people with any colour vision tell apart, each at least
@@ -25,6 +27,7 @@ MARKS: dict[str, tuple[str, str]] = {
     AFTER: ("#C4679A", "square"),
     SEEN: ("#9467BD", "cross"),
     UNSEEN: ("#7F7F7F", "circle"),
+    PLAIN: ("#1F83C4", "circle"),
     PREFERENCE: ("#D55E00", "triangle-up"),
     OTHER: ("#1F83C4", "circle"),
 }
@@ -72,7 +75,7 @@ def theme(
     text = {"labelFont": font, "titleFont": font, "labelFontSize": FONT_SIZE}
     axis = {
         "labelColor": muted,
-        "labelLimit": 400,
+        "labelLimit": LONGEST_NAME,
         "labelPadding": 6,
         "titleColor": muted,
         "titleFontSize": FONT_SIZE,

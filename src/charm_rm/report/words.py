@@ -6,6 +6,7 @@ Formatting alone. What is not known (None, NaN) is an en dash.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -116,6 +117,22 @@ def count(n: int, noun: str) -> str:
     return f"{n:,} {noun if n == 1 else many}"
 
 
+def count_range(numbers: Iterable[int], noun: str) -> str:
+    """The least and the most of several numbers of things, in words.
+
+    Args:
+        numbers: At least one.
+        noun: Of what.
+
+    Example:
+        >>> count_range([403, 403], "prompt"), count_range([80, 403], "prompt")
+        ('403 prompts', '80 to 403 prompts')
+    """
+    known = list(numbers)
+    most = count(max(known), noun)
+    return most if min(known) == max(known) else f"{min(known):,} to {most}"
+
+
 def sample_size(audit: Audit) -> str:
     """How many policies and prompts an audit rests on.
 
@@ -126,10 +143,7 @@ def sample_size(audit: Audit) -> str:
         '0 policies, 0 prompts'
     """
     shared = [p.n_prompts for p in audit.policies if p.policy != audit.reference] or [0]
-    prompts = count(max(shared), "prompt")
-    if min(shared) < max(shared):
-        prompts = f"{min(shared):,} to {prompts}"
-    return f"{count(len(audit.policies), 'policy')}, {prompts}"
+    return f"{count(len(audit.policies), 'policy')}, {count_range(shared, 'prompt')}"
 
 
 def _decimals(width: float) -> int:
