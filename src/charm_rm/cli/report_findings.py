@@ -4,6 +4,7 @@ import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charm_rm.cli.report_inputs import Inputs, find_benchmark
@@ -84,7 +85,10 @@ def make_findings(
         benchmarks=(*given.of("benchmark"), *_benchmarks(given, settings)),
         cross_validations=tuple(given.of("cross-validation")),
         training=tuple(given.of("training log")),
-        style=tuple(given.of("style")),
+        pair_style=tuple(given.of("style of pairs")),
+        margin_style=tuple(given.of("style of margins")),
+        style_spread=tuple(given.of("style spread")),
+        facts=_facts(tables, after, calibrations),
         sources=tuple(given.sources),
         commands=(*dict.fromkeys(s.command for s in given.sources if s.command), command),
     )
@@ -96,13 +100,16 @@ def make_findings(
 def has_content(findings: Findings) -> bool:
     """Whether there is a section to show."""
     alone = (findings.audit, findings.categories, findings.ranking, findings.pairs)
-    several = (findings.calibrations, findings.battles, findings.benchmarks, findings.style)
-    more = (findings.cross_validations, findings.training)
-    return any(one is not None for one in alone) or any(map(len, (*several, *more)))
+    several = (findings.calibrations, findings.battles, findings.benchmarks, findings.training)
+    styles = (findings.pair_style, findings.margin_style, findings.style_spread)
+    listed = (*several, *styles, findings.cross_validations)
+    return any(one is not None for one in alone) or any(map(len, listed))
 
 
 def _title(given: Inputs) -> str:
-    return f"charm report of {', '.join(dict.fromkeys(s.path for s in given.sources[:3]))}"
+    names = list(dict.fromkeys(Path(source.path).name for source in given.sources))
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"charm report of {', '.join(names[:3])}{more}"
 
 
 def _at_most_two(listed: Sequence[Any], what: str) -> None:
@@ -219,6 +226,23 @@ def _require_same_scores(audit: "Audit", scores: "pl.DataFrame") -> None:
                 f"{entry.mean_score:.6g} there, {'missing' if mean is None else f'{mean:.6g}'} "
                 "here; audit these scores, or leave one of the two out"
             )
+
+
+def _facts(
+    tables: "list[pl.DataFrame]",
+    after: "pl.DataFrame | None",
+    calibrations: "Sequence[Calibration]",
+) -> dict[str, str]:
+    """Which scores stand for those after calibration."""
+    if after is None:
+        return {}
+    if len(tables) > 1:
+        return {"After calibration": f"the scores of {after['reward_model'][0]}"}
+    entries = calibrations[0].offsets
+    policies = list(dict.fromkeys(entry.policy for entry in entries))
+    whose = policies[0] if len(policies) == 1 else f"{len(policies)} policies"
+    by = ", by category" if entries[0].category is not None else ""
+    return {"After calibration": f"the scores with the offset of {whose}{by}"}
 
 
 def _matrices(

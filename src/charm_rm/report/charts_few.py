@@ -11,6 +11,7 @@ from charm_rm.report.charts import WIDE, name_room
 from charm_rm.report.layers import (
     NARROW,
     PARAMS,
+    SHOWN,
     Row,
     axis_ends,
     chart_of,
@@ -19,7 +20,8 @@ from charm_rm.report.layers import (
     tooltip,
     written,
 )
-from charm_rm.report.theme import MARKS, OVER, UNCLEAR, UNDER, theme
+from charm_rm.report.rows import THEN
+from charm_rm.report.theme import AFTER, MARKS, OVER, PLAIN, UNCLEAR, UNDER, theme
 
 # Hues of Okabe and Ito's palette for runs, with a dash each.
 RUNS = ("#1F83C4", "#D55E00", "#009E73", "#9467BD", "#C4679A", "#7F7F7F")
@@ -102,6 +104,75 @@ def _side(row: Row) -> str:
     if low is None or high is None or low <= 0.0 <= high:
         return UNCLEAR
     return OVER if (high < 0.0) == row.get("flip", False) else UNDER
+
+
+def ratio_dots(
+    rows: Sequence[Row], *, title: str, subtitle: str, width: int = WIDE
+) -> alt.LayerChart:
+    """Ratios with their 95% intervals on a logarithmic axis, 1 marked, before and after.
+
+    Args:
+        rows: Each ``label, value, low, high`` (ends None where there is no bound), ``shown``,
+            ``text`` and ``counts``.
+        title: Of the chart.
+        subtitle: What the ratios are of.
+        width: Width of the plot and the names beside it, in pixels.
+
+    Example:
+        >>> row = {"label": "bold", "value": 1.5, "low": 1.1, "high": 2.0, "shown": "both"}
+        >>> row |= {"text": "1.5", "counts": "60 and 40"}
+        >>> ratio_dots([row], title="Style", subtitle="100 pairs").title.text
+        'Style'
+    """
+    order = list(dict.fromkeys(row["label"] for row in rows))
+    beside = width >= NARROW
+    stages = [name for name in (PLAIN, AFTER) if any(_stage(row) == name for row in rows)]
+    rows = [row | {"stage": _stage(row)} for row in rows]
+    known = [row[end] for row in rows for end in ("value", "low", "high") if row[end]]
+    ends = [min([0.9, *known]) * 0.95, max([1.1, *known]) * 1.05]
+    scale = alt.Scale(type="log", domain=ends, nice=False)
+    looks = {PLAIN: MARKS[PLAIN], AFTER: MARKS[AFTER]}
+    channels = [
+        channel(
+            "stage:N",
+            scale=alt.Scale(domain=stages, range=[looks[name][part] for name in stages]),
+            legend=None,
+        )
+        for channel, part in ((alt.Fill, 0), (alt.Shape, 1))
+    ]
+    told = tooltip(text="Chosen over rejected", counts="Chosen and rejected")
+    told[0] = alt.Tooltip("label:N", title="title")
+    shift = alt.YOffset("stage:N", scale=alt.Scale(domain=stages)) if len(stages) > 1 else None
+    by_label = alt.Y(
+        "label:N",
+        title=None,
+        axis=alt.Axis(labels=beside, grid=False, offset=4),
+        scale=alt.Scale(domain=order),
+    )
+    base = chart_of(rows).transform_filter(SHOWN).encode(by_label)
+    moved = base.encode(shift) if shift is not None else base
+    bounded = moved.transform_filter("isValid(datum.low) && isValid(datum.high)")
+    along = alt.X("value:Q", title="Chosen over rejected", scale=scale, axis=alt.Axis(tickCount=6))
+    layers = [
+        chart_of([{"at": 1.0}]).mark_rule(style="faint", aria=False).encode(x="at:Q"),
+        bounded.mark_rule(style="firm", aria=False).encode(x=alt.X("low:Q"), x2="high"),
+        moved.mark_point(size=70, strokeWidth=0, opacity=1).encode(along, *channels, tooltip=told),
+    ]
+    if not beside:
+        above = chart_of([{"label": name} for name in order]).encode(by_label)
+        layers += written(
+            above.encode(x=alt.value(0), text=alt.Text("label:N")), align="left", dy=-15
+        )
+    return finish(
+        layers,
+        size=(width - (name_room(order) if beside else 0), len(order) * (26 if beside else 42)),
+        title=title,
+        subtitle=subtitle,
+    )
+
+
+def _stage(row: Row) -> str:
+    return AFTER if row["shown"] == THEN else PLAIN
 
 
 def training_curves(

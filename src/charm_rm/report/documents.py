@@ -20,6 +20,7 @@ from charm_rm.compare import CategoryAudits
 from charm_rm.cross_validate import CrossValidation
 from charm_rm.data.offsets import Calibration
 from charm_rm.data.tables import DataError
+from charm_rm.report.style_documents import StyleOfMargins, StyleOfPairs, StyleSpread
 
 Result = TypeVar("Result")
 
@@ -67,7 +68,9 @@ MARKS: dict[str, tuple[str, ...]] = {
     "battles": ("battlefields",),
     "benchmark": ("benchmark", "figures", "missing"),
     "training log": ("log_history",),
-    "style": ("patterns", "style"),
+    "style of pairs": ("pairs", "changes", "n_flipped"),
+    "style spread": ("sides", "n_items"),
+    "style of margins": ("policies", "reference", "n_resamples"),  # no audit, which comes first
 }
 
 
@@ -117,6 +120,9 @@ def read_document(document: Mapping[str, Any], kind: str, *, where: str) -> Any:
         "battles": Battles,
         "offsets": Calibration,
         "cross-validation": CrossValidation,
+        "style of pairs": StyleOfPairs,
+        "style spread": StyleSpread,
+        "style of margins": StyleOfMargins,
     }
     return restore(plain[kind], _flat(document) if kind != "offsets" else document, where=where)
 

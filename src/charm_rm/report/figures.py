@@ -9,6 +9,7 @@ from charm_rm.report import charts, charts_many
 from charm_rm.report.charts import WIDE
 from charm_rm.report.figure import Figure, free_name
 from charm_rm.report.figures_of_results import difference_figure, offset_figures, training_figure
+from charm_rm.report.figures_of_style import margin_figure, style_figure
 from charm_rm.report.rows import (
     AUDIT_TOOLTIP,
     BATTLE_TOOLTIP,
@@ -59,6 +60,10 @@ def draw_figures(findings: Findings, *, width: int = WIDE) -> dict[str, Figure]:
             drawn |= _battle_figures(battles, field, drawn=drawn, width=width)
     for calibration in findings.calibrations:
         drawn |= offset_figures(calibration, drawn=drawn, width=width)
+    for pairs in findings.pair_style:
+        drawn[free_name("style", drawn)] = style_figure(pairs, width=width)
+    for margins in findings.margin_style:
+        drawn[free_name("style-of-margins", drawn)] = margin_figure(margins, width=width)
     for one in findings.benchmarks:
         if one.comparison is not None and one.comparison.differences:
             name = free_name(f"{one.evaluation.benchmark}-differences", drawn)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from charm_rm.audit import Audit
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from charm_rm.data.offsets import Calibration
     from charm_rm.report.documents import Benchmarked, TrainingLog
     from charm_rm.report.flipped import FlippedPairs
+    from charm_rm.report.style_documents import StyleOfMargins, StyleOfPairs, StyleSpread
     from charm_rm.standings import Ranking, WinRateMatrices
 
 
@@ -64,7 +65,9 @@ class Findings:
         benchmarks: Results of benchmarks, several reward models each.
         cross_validations: Ways to calibrate on prompts that they did not see.
         training: Logs of training runs.
-        style: Documents of ``charm style``.
+        pair_style: Patterns in chosen and rejected responses.
+        margin_style: What margins are made of.
+        style_spread: Style spread on RM-Bench, several reward models.
         facts: What the scores are and where they come from: heading and sentence.
         sources: The files.
         missing: What is not on the page, and how to get it.
@@ -83,7 +86,9 @@ class Findings:
     benchmarks: tuple[Benchmarked, ...] = ()
     cross_validations: tuple[CrossValidation, ...] = ()
     training: tuple[TrainingLog, ...] = ()
-    style: tuple[Mapping[str, Any], ...] = ()
+    pair_style: tuple[StyleOfPairs, ...] = ()
+    margin_style: tuple[StyleOfMargins, ...] = ()
+    style_spread: tuple[StyleSpread, ...] = ()
     facts: Mapping[str, str] | None = None
     sources: tuple[Source, ...] = ()
     missing: tuple[Missing, ...] = ()
@@ -92,9 +97,10 @@ class Findings:
     @property
     def reward_model(self) -> str:
         """Whose scores the page is about; empty where nothing says so."""
-        found = (self.audit, self.ranking, *self.calibrations, *self.battles)
+        found = (self.audit, self.ranking, *self.calibrations, *self.battles, *self.margin_style)
         named = [one.reward_model for one in found if one is not None]
         named += [one.evaluation.reward_model for one in self.benchmarks]
+        named += [one.reward_model for one in self.style_spread]
         return named[0] if named else ""
 
     @property
@@ -110,10 +116,13 @@ class Findings:
         for battles in self.battles:
             for field in battles.battlefields:
                 names |= dict.fromkeys(battle.policy for battle in field.battles)
+        for style in self.margin_style:
+            names |= dict.fromkeys(entry.policy for entry in style.policies)
         return list(names)
 
     @property
     def is_moved(self) -> bool:
         """Whether there is a stage after calibration to show."""
         cured = any(b.after for each in self.battles for f in each.battlefields for b in f.battles)
-        return self.after is not None or cured
+        styled = any(style.before for style in self.pair_style)
+        return self.after is not None or cured or styled

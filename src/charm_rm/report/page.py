@@ -21,7 +21,7 @@ import vl_convert
 from charm_rm import __version__
 from charm_rm.report import words
 from charm_rm.report.figure import Figure
-from charm_rm.report.figures import draw_figures
+from charm_rm.report.figures import MOST_CELLS, draw_figures
 from charm_rm.report.figures_of_results import shown_measures
 from charm_rm.report.findings import Findings
 from charm_rm.report.flipped import MOST_BYTES, MOST_PAIRS
@@ -79,6 +79,7 @@ def render_page(findings: Findings) -> str:
             touch=TOUCH,
             most_pairs=MOST_PAIRS,
             most_bytes=MOST_BYTES,
+            most_cells=MOST_CELLS,
             security_policy=_security_policy(engine, script),
             style=_own("page.css"),
             script=script,
@@ -95,7 +96,8 @@ def _warnings(findings: Findings) -> list[str]:
     for one in findings.benchmarks:
         found += one.evaluation.warnings
         found += one.comparison.warnings if one.comparison else ()
-    return list(dict.fromkeys(found))
+    # A battle's warning repeats the audit's, with the opponent before it.
+    return [t for t in dict.fromkeys(found) if t.partition(": ")[2] not in found]
 
 
 def _specifications(
@@ -181,6 +183,7 @@ def _environment() -> jinja2.Environment:
             words.number_and_interval,
             words.percent,
             words.rate_and_interval,
+            words.ratio_and_interval,
             verdict,
         )
     }

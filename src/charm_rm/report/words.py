@@ -89,6 +89,26 @@ def number_and_interval(
     return text, f"{start} to {end}"
 
 
+def ratio_and_interval(ratio: float | None, *, low: float, high: float | None) -> tuple[str, str]:
+    """A ratio and its interval; unbounded ends are infinite.
+
+    Args:
+        ratio: The ratio; None where it is infinite or there is none.
+        low: Lower end of its interval.
+        high: Upper end; None where there is no bound.
+
+    Example:
+        >>> ratio_and_interval(1.512, low=1.104, high=2.045)
+        ('1.51', '1.10 to 2.04')
+        >>> ratio_and_interval(None, low=2.0, high=None)
+        ('\u221e', '2.00 to \u221e')
+    """
+    if ratio is None and low == 0.0:
+        return UNKNOWN, ""
+    start, value, end = ("\u221e" if x is None else number(x) for x in (low, ratio, high))
+    return value, f"{start} to {end}"
+
+
 def elo_and_interval(elo: float, *, low: float | None, high: float | None) -> tuple[str, str]:
     """A rating and its interval in whole Elo points; an empty string where there is none.
 
