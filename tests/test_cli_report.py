@@ -264,12 +264,17 @@ def test_damaged_and_foreign_files_are_refused_by_name(run_charm: Run) -> None:
     worse["policies"][2]["mean_score"] = "<script>"
     other = json.loads(json.dumps(audit))
     other["policies"][0]["mean_score"] += 0.5
+    offsets = json.loads(Path("offsets.json").read_text(encoding="utf-8"))
+    joint = {"policies": [SIMPO], "rmse": 0.1, "rmse_before": 0.2, "residuals": [[0.0, 0.1]]}
     short = {name: value for name, value in audit.items() if name != "seed"}
     for paths, wanted in (
         (("no-such.json",), "no-such.json: no such file"),
         (("broken.json",), "broken.json: not readable as JSON"),
         ((save("a.json", worse),), "a.json: policies[2].mean_score is '<script>', not a number"),
         ((save("b.json", short),), "b.json: no seed; make the file again"),
+        ((save("d.json", audit | {"policies": []}),), "d.json: policies is empty"),
+        ((save("e.json", offsets | {"joint": joint}),), "e.json: joint.residuals are no 1 x 1"),
+        ((save("f.json", offsets | {"joint": 3}),), "f.json: joint is '3', not an object"),
         ((save("c.json", other), "scores.parquet"), "the audit is not of these scores"),
         (("scores.parquet", "scores.parquet"), "stands more than once"),
     ):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charm_rm.data.tables import DataError, read_table
-from charm_rm.report.documents import read_document, recognise
+from charm_rm.report.documents import read_document, recognise, require_entries
 from charm_rm.report.findings import Source
 
 if TYPE_CHECKING:
@@ -134,6 +134,7 @@ def _read_result(path: str, document: Any, kind: str, found: Inputs) -> str:
         from charm_rm.data.offsets import read_offsets
 
         result: Any = read_offsets(path)
+        require_entries(result, where=path)
         found.results.setdefault(kind, []).append((path, result))
         n = len(result.offsets)
         where = "jointly" if result.joint else "by category" if result.offsets[0].category else ""

@@ -59,6 +59,16 @@ class Benchmarked:
     comparison: Comparison | None
 
 
+@dataclasses.dataclass(frozen=True)
+class JointResiduals:
+    """What joint offsets leave over: the ``joint`` of `charm_rm.data.offsets.Calibration`."""
+
+    policies: tuple[str, ...]
+    rmse_before: float
+    rmse: float
+    residuals: tuple[tuple[float | None, ...], ...]
+
+
 # What stands in a document of each kind, and in no other.
 MARKS: dict[str, tuple[str, ...]] = {
     "audit": ("policies", "suggested_pair", "reference"),
@@ -91,7 +101,8 @@ def read_document(document: Mapping[str, Any], kind: str, *, where: str) -> Any:
 
     Args:
         document: Parsed JSON.
-        kind: From `recognise`.
+        kind: From `recognise`; offsets have a reader of their own,
+            `charm_rm.data.offsets.read_offsets`.
         where: The file, for the message.
 
     Raises:
@@ -113,18 +124,24 @@ def read_document(document: Mapping[str, Any], kind: str, *, where: str) -> Any:
             str(name): restore(Audit, _flat(audit), where=f"{where}: {name}")
             for name, audit in _mapping(document["categories"], where=where).items()
         }
-        small = (tuple(map(str, document[part])) for part in ("merged", "left_out"))
+        if not audits:
+            raise _nothing("categories", where=where)
+        small = (
+            _as(tuple[str, ...], document[part], path=part, where=where)
+            for part in ("merged", "left_out")
+        )
         return CategoryAudits(audits, *small)
     plain: dict[str, type[Any]] = {
         "audit": Audit,
         "battles": Battles,
-        "offsets": Calibration,
         "cross-validation": CrossValidation,
         "style of pairs": StyleOfPairs,
         "style spread": StyleSpread,
         "style of margins": StyleOfMargins,
     }
-    return restore(plain[kind], _flat(document) if kind != "offsets" else document, where=where)
+    result = restore(plain[kind], _flat(document), where=where)
+    require_entries(result, where=where)
+    return result
 
 
 def restore(cls: type[Result], document: Any, *, where: str) -> Result:
@@ -197,6 +214,36 @@ def _as_dataclass(cls: Any, value: Any, *, path: str, where: str) -> Any:
         elif field.default is dataclasses.MISSING:
             raise DataError(f"{where}: no {inner}; make the file again with its command and --json")
     return cls(**found)
+
+
+def require_entries(result: Any, *, where: str) -> None:
+    """Something to draw in each list that a chart or a headline starts from.
+
+    Args:
+        result: From `restore`, or `charm_rm.data.offsets.read_offsets`.
+        where: The file, for the message.
+
+    Raises:
+        DataError: If there is nothing, or joint residuals are no square matrix of numbers.
+
+    Example:
+        >>> require_entries(Calibration("rm", {}, "b", "hard", 1.0, (), (), {}), where="o.json")
+    """
+    for name in ("policies", "rows", "battlefields", "sides"):
+        if getattr(result, name, None) == ():
+            raise _nothing(name, where=where)
+    for at, field in enumerate(getattr(result, "battlefields", ())):
+        if not field.battles:
+            raise _nothing(f"battlefields[{at}].battles", where=where)
+    if isinstance(result, Calibration) and result.joint is not None:
+        joint = restore(JointResiduals, result.joint, where=f"{where}: joint")
+        n = len(joint.policies)
+        if [len(row) for row in joint.residuals] != [n] * n:
+            raise DataError(f"{where}: joint.residuals are no {n} x {n} matrix; calibrate again")
+
+
+def _nothing(path: str, *, where: str) -> DataError:
+    return DataError(f"{where}: {path} is empty; make the file again with its command and --json")
 
 
 def _flat(document: Any) -> Any:
