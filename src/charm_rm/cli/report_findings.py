@@ -353,6 +353,9 @@ def _with_missing(findings: Findings, given: Inputs, settings: Settings) -> Find
     if findings.pairs is None or (texts and texts[0].chosen.text is None):
         pairs = ["charm", "pairs", scores, "--offsets", offsets, "--responses", "RESPONSES"]
         wanted.append(("Flipped pairs to read", [*pairs, "--out", "pairs.parquet"]))
+    if given.pairs and not findings.pair_style:
+        count = ["charm", "style", next(iter(given.pairs)), "--json"]
+        wanted.append(("Style of chosen and rejected responses", count))
     if not findings.benchmarks:
         run = ["charm", "evaluate", "rm-bench", "--reward-model", "MODEL", "--json"]
         wanted.append(("Benchmarks", run))
