@@ -6,6 +6,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from benchmark_builders import write_chat
 from builders import MINI, SIMPO, make_responses, make_scores
 
 MakeModel = Callable[..., Path]
@@ -25,18 +26,7 @@ def stored(tmp_path: Path) -> tuple[Path, Path]:
 
 @pytest.fixture
 def chat(tmp_path: Path) -> Path:
-    rows = [
-        {
-            "id": item,
-            "prompt": f"hello w{item}",
-            "chosen": [f"w{item} " * n for n in (1, 5, 9)],
-            "rejected": [f"w{item + 1} " * n for n in (1, 5, 9)],
-        }
-        for item in range(8)
-    ]
-    path = tmp_path / "chat_filtered.json"
-    path.write_text(json.dumps(rows))
-    return path
+    return write_chat(tmp_path)
 
 
 def test_two_folders_of_scores_make_a_table(charm: Charm, stored: tuple[Path, Path]) -> None:

@@ -11,6 +11,7 @@ from charm_rm.cli.benchmark_scores import TITLES, find_benchmark, read_benchmark
 from charm_rm.cli.console import fail, page, print_json, record_run, require_extra, say, warn
 from charm_rm.cli.evaluate import print_rows, show_range
 from charm_rm.cli.options import (
+    BatchTokens,
     Device,
     Dtype,
     Elo,
@@ -110,14 +111,7 @@ def compare(
     dtype: Dtype = None,
     device: Device = None,
     max_length: MaxLength = None,
-    batch_tokens: Annotated[
-        int,
-        typer.Option(
-            metavar="TOKENS",
-            min=1,
-            help="Padded tokens per batch on a GPU; a killed run loses about as many.",
-        ),
-    ] = 16_384,
+    batch_tokens: BatchTokens = 16_384,
     trust_remote_code: TrustRemoteCode = False,
     resamples: Resamples = 10_000,
     seed: Seed = 0,

@@ -8,7 +8,18 @@ import typer
 
 from charm_rm.cli.benchmark_scores import TITLES, find_benchmark, read_benchmark, score_table
 from charm_rm.cli.console import page, print_json, record_run, require_extra, say, warn
-from charm_rm.cli.options import Force, Json, Resamples, Seed
+from charm_rm.cli.options import (
+    BaseModel,
+    BatchTokens,
+    Device,
+    Dtype,
+    Force,
+    Json,
+    MaxLength,
+    Resamples,
+    Seed,
+    TrustRemoteCode,
+)
 
 if TYPE_CHECKING:
     import polars as pl
@@ -84,48 +95,12 @@ def _benchmark_command(name: str) -> Callable[..., None]:
                 metavar="N", min=1, help="Score N random items a group.", show_default="all"
             ),
         ] = None,
-        base_model: Annotated[
-            str | None,
-            typer.Option(
-                metavar="DIR|HUB_ID",
-                help="Base of a reward model that holds its trained part alone.",
-                show_default="what its config.json names",
-            ),
-        ] = None,
-        dtype: Annotated[
-            str | None,
-            typer.Option(
-                metavar="TYPE",
-                help="Precision: bfloat16, float16 or float32; the head is always float32.",
-                show_default="bfloat16 where the device computes in it",
-            ),
-        ] = None,
-        device: Annotated[
-            str | None,
-            typer.Option(
-                metavar="DEVICE", help="PyTorch device.", show_default="the GPU if there is one"
-            ),
-        ] = None,
-        max_length: Annotated[
-            int | None,
-            typer.Option(
-                metavar="TOKENS",
-                min=1,
-                help="Cut longer conversations at their end.",
-                show_default="what the model takes",
-            ),
-        ] = None,
-        batch_tokens: Annotated[
-            int,
-            typer.Option(
-                metavar="TOKENS",
-                min=1,
-                help="Padded tokens per batch on a GPU; a killed run loses about as many.",
-            ),
-        ] = 16_384,
-        trust_remote_code: Annotated[
-            bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
-        ] = False,
+        base_model: BaseModel = None,
+        dtype: Dtype = None,
+        device: Device = None,
+        max_length: MaxLength = None,
+        batch_tokens: BatchTokens = 16_384,
+        trust_remote_code: TrustRemoteCode = False,
         resamples: Resamples = 10_000,
         seed: Seed = 0,
         force: Force = False,
@@ -151,7 +126,7 @@ def _benchmark_command(name: str) -> Callable[..., None]:
                 choice={"only": only, "n_per_group": sample, "seed": seed},
                 loading={
                     "base_model": base_model,
-                    "dtype": dtype,
+                    "dtype": dtype.value if dtype else None,
                     "device": device,
                     "max_length": max_length,
                     "trust_remote_code": trust_remote_code,
