@@ -56,3 +56,5 @@ def test_intervals_of_every_kind_mostly_cover_with_few_prompts(tmp_path: Path) -
     assert len(shares) == 10
     assert min(shares) > 0.7  # of 15; all ten together have room for chance
     assert 0.9 <= sum(shares) / 10 <= 1.0
+    assert found["labels"]["30"]["temperature"] > 0.7
+    assert "temperature from labels" in result.stdout
