@@ -16,11 +16,11 @@ import numpy as np
 import polars as pl
 
 from charm_rm.audit import LEVEL, Audit, PolicyAudit, audit_scores
-from charm_rm.core.elo import expected_win_rate
+from charm_rm.core.elo import draw_elo, expected_win_rate
 from charm_rm.core.intervals import percentile_interval, resample_counts, resampled_means
 from charm_rm.core.mismatch import mismatch_degree
 from charm_rm.core.win_rates import Floats, WinRateKind, wins
-from charm_rm.data.arena import EloTable, require_ratings
+from charm_rm.data.arena import EloErrors, EloTable, require_ratings
 from charm_rm.data.scores import score_matrix
 from charm_rm.data.tables import DataError, not_found
 
@@ -84,7 +84,8 @@ class Summary:
         before: Mean Mismatch Degree without the cure.
         after: With it; None where there is none.
         change: ``after - before``.
-        change_low: Lower end of its 95% interval: prompts drawn again, the same for both.
+        change_low: Lower end of its 95% interval: prompts and ratings drawn again, the same for
+            both.
         change_high: Upper end.
         n_improved: Policies whose Mismatch Degree fell.
         pearson_before: Correlation of win rate and expected win rate over these policies; None for
@@ -134,6 +135,7 @@ class Battles:
         reward_model_after: Whose the cured ones are; None where there is no cure.
         elo_board: Board of the ratings.
         elo_date: Their date.
+        elo_errors: How they were drawn, as in `charm_rm.audit.Audit`.
         win_rate_kind: Which win rate the mismatches are from.
         temperature: Score points per unit of log-odds.
         n_resamples: Bootstrap resamples.
@@ -146,6 +148,7 @@ class Battles:
     reward_model_after: str | None
     elo_board: str
     elo_date: str
+    elo_errors: EloErrors
     win_rate_kind: WinRateKind
     temperature: float
     n_resamples: int
@@ -156,7 +159,8 @@ class Battles:
     def to_json(self) -> dict[str, Any]:
         """The battles as one document, with what a chart of them needs."""
         document = asdict(self)
-        document["elo"] = {"board": document.pop("elo_board"), "date": document.pop("elo_date")}
+        parts = ("board", "date", "errors")
+        document["elo"] = {part: document.pop(f"elo_{part}") for part in parts}
         document["win_rate"] = document.pop("win_rate_kind")
         return document
 
@@ -234,6 +238,7 @@ def fight_battles(
         reward_model_after=None if after is None else str(after["reward_model"][0]),
         elo_board=elo.board,
         elo_date=elo.date,
+        elo_errors=elo.errors,
         win_rate_kind=win_rate,
         temperature=temperature,
         n_resamples=n_resamples,
@@ -312,9 +317,9 @@ def _resample_changes(
     n_resamples: int,
     seed: int,
 ) -> dict[str, Floats]:
-    """Change of each policy's Mismatch Degree with the prompts drawn again, shape (n_resamples,).
+    """Change of each policy's Mismatch Degree with prompts and ratings drawn, (n_resamples,).
 
-    Both tables get the same draws. The ratings stay: they are the same before and after.
+    Both tables get the same draws.
     """
     if len(tables) < 2:
         return {}
@@ -322,7 +327,10 @@ def _resample_changes(
     first = matrices[0]
     ratings = elo.ratings(first.policies)[:, 0]
     at = first.policies.index(opponent)
-    expected = expected_win_rate(ratings, ratings[at])
+    stream = np.random.default_rng([seed, 1])  # as an audit draws them
+    factor = elo.error_factor(first.policies)
+    drawn = draw_elo(ratings, factor, n_draws=n_resamples, rng=stream)
+    expected = expected_win_rate(drawn, drawn[:, [at]])
     margins = [matrix.values - matrix.values[:, [at]] for matrix in matrices]
     columns = np.hstack([wins(m, kind=win_rate, temperature=temperature) for m in margins])
     rng = np.random.default_rng(seed)

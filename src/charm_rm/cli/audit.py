@@ -35,6 +35,13 @@ VERDICTS = {
     "reference": "",
 }
 
+# What intervals make of the ratings, by `charm_rm.data.arena.EloTable.errors`.
+RATINGS_DRAWN = {
+    "covariance": "Intervals draw the ratings from their covariance.",
+    "independent": "Intervals draw the ratings from theirs, as if their errors were independent.",
+    "none": "Intervals take the ratings as exact: the Elo table gives no errors.",
+}
+
 
 def audit(
     scores: Scores,
@@ -129,7 +136,8 @@ def print_audit(result: "Audit") -> None:
     console.print(
         f"Over-valued, under-valued: surely (a share of {SIGNIFICANCE:g} of such verdicts, or "
         f"less, is expected to be wrong). Not shown: a mismatch of {LEAST_MISMATCH:g} would "
-        "probably have been. Too few prompts: it could have been missed."
+        f"probably have been. Too few prompts: it could have been missed. "
+        f"{RATINGS_DRAWN[result.elo_errors]}"
     )
     if result.suggested_pair is None:
         console.print("No policy lies above its expected win rate.")
@@ -165,7 +173,7 @@ def _print_categories(result: "CategoryAudits") -> None:
     page().print(
         "\nover, under: over- or under-valued, surely (in each category a share of "
         f"{SIGNIFICANCE:g} of such verdicts, or less, is expected to be wrong). few: too few "
-        "prompts to tell. no word: not shown."
+        f"prompts to tell. no word: not shown. {RATINGS_DRAWN[first.elo_errors]}"
     )
     for what, small in (("merged", result.merged), ("left out", result.left_out)):
         if small:
@@ -180,7 +188,7 @@ def _print_changes(result: "EloChanges") -> None:
             entry.policy,
             f"{entry.win_rate:.3f}",
             *(f"{value:.4f}" for value in entry.expected),
-            *(f"{value:+.3f}" for value in entry.signed_mismatch),
+            *map(_with_ends, entry.signed_mismatch, entry.mismatch_low, entry.mismatch_high),
             *(f"{value:+.3f}" for value in entry.offset),
             f"{entry.n_changed} of {entry.n_prompts}",
         )
@@ -188,6 +196,13 @@ def _print_changes(result: "EloChanges") -> None:
     ]
     title = f"Against {result.reference}: by the ratings of {first}, and by those of {second}"
     _print_table(title, names, rows=rows)
+    page().print()
+    for name, table in zip((first, second), result.tables, strict=True):
+        page().print(f"{name}: {RATINGS_DRAWN[table['errors']]}")
+
+
+def _with_ends(value: float, low: float, high: float) -> str:
+    return f"{value:+.3f} ({low:+.3f} {high:+.3f})"
 
 
 def _print_table(title: str, names: "tuple[str, ...] | list[str]", *, rows: list[Any]) -> None:
