@@ -63,8 +63,7 @@ def pair_widths(elo: EloTable, kind: WinRateKind) -> list[float]:
 
 
 def category_widths(elo: EloTable, kind: WinRateKind) -> list[float]:
-    names = {"over_valued": SIMPO, "reference": REFERENCE}
-    found = calibrate_categories(SCORES, elo, **names, win_rate=kind)
+    found = calibrate_categories(SCORES, elo, over_valued=SIMPO, reference=REFERENCE, win_rate=kind)
     return [entry.offset_high - entry.offset_low for entry in found.offsets]
 
 
@@ -92,8 +91,10 @@ def held_out_widths(elo: EloTable, kind: WinRateKind) -> list[float]:
     return [row.mismatch_high - row.mismatch_low for row in rows if row.win_rate == kind]
 
 
-EVERY = (audit_widths, category_audit_widths, pair_widths, category_widths, joint_widths)
-EVERY += (battle_widths, compare_widths, held_out_widths)
+EVERY = (
+    *(audit_widths, category_audit_widths, pair_widths, category_widths),
+    *(joint_widths, battle_widths, compare_widths, held_out_widths),
+)
 
 
 @pytest.mark.parametrize("kind", ["sigmoid", "hard"])
@@ -154,8 +155,8 @@ def test_the_command_line_says_what_it_took_the_errors_for(run_charm: Run) -> No
     table.select("model", "elo").write_csv("exact.csv")
     said = {
         "elo.csv": "from their covariance.",
-        "plain.csv": "as if their errors were independent.",
-        "exact.csv": "Intervals take the ratings as exact",
+        "plain.csv": "as if these were independent.",
+        "exact.csv": "Ratings are taken as exact",
     }
     pair = ("--over-valued", SIMPO, "--reference", REFERENCE)
     for name, words in said.items():

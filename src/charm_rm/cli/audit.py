@@ -1,5 +1,6 @@
 """``charm audit``: who is over-valued, by how much, how surely."""
 
+from textwrap import fill
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -35,11 +36,11 @@ VERDICTS = {
     "reference": "",
 }
 
-# What intervals make of the ratings, by `charm_rm.data.arena.EloTable.errors`.
+# What an interval makes of the ratings, by `charm_rm.data.arena.EloTable.errors`.
 RATINGS_DRAWN = {
-    "covariance": "Intervals draw the ratings from their covariance.",
-    "independent": "Intervals draw the ratings from theirs, as if their errors were independent.",
-    "none": "Intervals take the ratings as exact: the Elo table gives no errors.",
+    "covariance": "Ratings are drawn from their covariance.",
+    "independent": "Ratings are drawn from their intervals, as if these were independent.",
+    "none": "Ratings are taken as exact: the Elo table gives no errors.",
 }
 
 
@@ -160,7 +161,7 @@ def _print_categories(result: "CategoryAudits") -> None:
         for entry in audit.policies
     }
     prompts = {name: max(p.n_prompts for p in a.policies) for name, a in result.audits.items()}
-    names = [f"{name} ({n})" for name, n in prompts.items()]
+    names = [fill(f"{name} ({n})", width=14, break_long_words=False) for name, n in prompts.items()]
     rows = [
         (entry.policy, *(cells[name, entry.policy] for name in result.audits))
         for entry in first.policies
@@ -181,8 +182,10 @@ def _print_categories(result: "CategoryAudits") -> None:
 
 
 def _print_changes(result: "EloChanges") -> None:
-    first, second = (table["date"] or table["name"] for table in result.tables)
-    names = ("win rate", "expected", "", "mismatch", "", "offset", "", "changed sides")
+    one, other = result.tables
+    by = "date" if one["date"] and one["date"] != other["date"] and other["date"] else "name"
+    first, second = one[by], other[by]
+    names = ("win rate", "expected", "", "mismatch", "", "offset", "", "changed\nsides")
     rows = [
         (
             entry.policy,
