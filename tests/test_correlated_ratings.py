@@ -77,7 +77,11 @@ def battle_widths(elo: EloTable, kind: WinRateKind) -> list[float]:
     settings = {"opponents": [REFERENCE], "after": cured, "win_rate": kind}
     field = fight_battles(SCORES, elo, **settings).battlefields[0]  # type: ignore[arg-type]
     sides = [side for battle in field.battles for side in (battle.before, battle.after)]
-    return [side.mismatch_high - side.mismatch_low for side in sides if side is not None]
+    change = field.summaries["all"]
+    assert change.change_low is not None
+    assert change.change_high is not None
+    widths = [side.mismatch_high - side.mismatch_low for side in sides if side is not None]
+    return [change.change_high - change.change_low, *widths]
 
 
 def compare_widths(elo: EloTable, kind: WinRateKind) -> list[float]:
