@@ -10,6 +10,7 @@ from charm_rm.cli.battles import battles
 from charm_rm.cli.best_of_n import best_of_n
 from charm_rm.cli.calibrate import calibrate
 from charm_rm.cli.categorize import categorize
+from charm_rm.cli.compare import compare
 from charm_rm.cli.console import MissingExtraError, fail, flush_output, reopen_streams, say
 from charm_rm.cli.demo import demo
 from charm_rm.cli.doctor import doctor
@@ -43,6 +44,7 @@ for command in (
     calibrate,
     pairs,
     best_of_n,
+    compare,
     selftest,
 ):
     app.command()(command)
