@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charm_rm.cli.benchmark_scores import TITLES, find_benchmark, read_benchmark, score_table
 from charm_rm.cli.audit import RATINGS_DRAWN
+from charm_rm.cli.benchmark_scores import TITLES, find_benchmark, read_benchmark, score_table
 from charm_rm.cli.console import fail, page, print_json, record_run, require_extra, say, warn
 from charm_rm.cli.evaluate import print_rows, show_range
 from charm_rm.cli.options import (
