@@ -17,7 +17,7 @@ from scipy.special import ndtri
 from charm_rm.core.elo import draw_elo, expected_win_rate
 from charm_rm.core.intervals import percentile_interval, resample_counts, resampled_means
 from charm_rm.core.mismatch import mismatch_degree, signed_mismatch
-from charm_rm.core.significance import benjamini_hochberg, two_sided_p_value
+from charm_rm.core.significance import benjamini_hochberg, win_rate_p_value
 from charm_rm.core.win_rates import Floats, WinRateKind, wins
 from charm_rm.data.arena import EloErrors, EloTable, require_ratings
 from charm_rm.data.scores import ScoreMatrix, require_shared_prompts, score_matrix
@@ -53,8 +53,9 @@ class PolicyAudit:
         over_valued: Whether the verdict is ``"over-valued"``.
         hard_win_rate_low: Lower end of the 95% interval of the hard win rate.
         hard_win_rate_high: Its upper end.
-        adjusted_p_value: Of a mismatch of 0, two-sided, by the bootstrap's standard error;
-            adjusted for the number of policies (Benjamini-Hochberg).
+        adjusted_p_value: Of a mismatch of 0 (`charm_rm.core.significance.win_rate_p_value`), by
+            the bootstrap's standard errors; adjusted for the number of policies
+            (Benjamini-Hochberg).
         detectable_mismatch: Smallest Mismatch Degree that would be found at 5% with a chance of
             80%, given these prompts and ratings, were this the only policy.
         verdict: ``"over-valued"`` or ``"under-valued"`` where the adjusted p-value is at most 0.05;
@@ -317,6 +318,15 @@ def _measure(
     hard_low, hard_high = percentile_interval(draws.hard_rates, n_prompts=n_prompts, level=LEVEL)
     few = np.sqrt(n_prompts / (n_prompts - 1.0))  # resamples spread by 1/n
     errors = few * drawn.std(axis=0, ddof=1)
+    p_values = win_rate_p_value(
+        rates,
+        expected,
+        win_rate_error=few * draws.rates.std(axis=0, ddof=1),
+        n_prompts=n_prompts,
+        expected_error=drawn_expected.std(axis=0, ddof=1),
+    )
+    p_values = np.nan_to_num(p_values, nan=1.0)  # of a policy that is equal to the reference
+    p_values[reference] = np.nan  # which is not tested
     return {
         "expected_win_rate": expected,
         "win_rate": rates,
@@ -328,24 +338,9 @@ def _measure(
         "mismatch_high": high,
         "hard_win_rate_low": hard_low,
         "hard_win_rate_high": hard_high,
-        "adjusted_p_value": _adjusted_p_values(
-            signed, errors, n_prompts=n_prompts, reference=reference
-        ),
+        "adjusted_p_value": np.nan_to_num(benjamini_hochberg(p_values), nan=1.0),
         "detectable_mismatch": (ndtri(0.5 * (1.0 + LEVEL)) + ndtri(POWER)) * errors,
     }
-
-
-def _adjusted_p_values(
-    signed: Floats, errors: Floats, *, n_prompts: NDArray[np.int64], reference: int
-) -> Floats:
-    """One p-value per policy, adjusted over all but the reference, whose own is 1."""
-    others = np.arange(len(signed)) != reference
-    adjusted = np.ones(len(signed))
-    raw = two_sided_p_value(
-        signed[others], standard_error=errors[others], n_prompts=n_prompts[others]
-    )
-    adjusted[others] = benjamini_hochberg(np.nan_to_num(raw, nan=1.0))  # equal to the reference
-    return adjusted
 
 
 def _verdict(own: Mapping[str, float]) -> Verdict:

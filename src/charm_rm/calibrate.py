@@ -77,14 +77,10 @@ class PairedMargins:
             >>> round(pair.target_error, 4)
             0.0041
         """
-        covariance = self.elo_factor @ self.elo_factor.T
-        own, other = np.sqrt(np.diag(covariance))
         error = expected_win_rate_standard_error(
-            self.elo[0],
-            self.elo[1],
-            elo_error=own,
-            opponent_error=other,
-            covariance=covariance[0, 1],
+            *self.elo,
+            elo_error=np.linalg.norm(self.elo_factor[0] - self.elo_factor[1]),
+            opponent_error=0.0,  # it is in that of the difference
         )
         return float(error)
 

@@ -108,6 +108,7 @@ SCENARIOS = (
     Scenario("Elo uncertain together", elo_error=40.0, elo_correlation=0.9),
     Scenario("fewest prompts", n_prompts=30),
     Scenario("fewest prompts, nothing", n_prompts=30, strata=(Stratum("any", 1.0, 0.0),)),
+    Scenario("nothing, hard", n_prompts=30, strata=(Stratum("any", 1.0, 0.0),), win_rate="hard"),
     Scenario(
         "all at once",
         n_prompts=400,
