@@ -99,6 +99,24 @@ def test_results_of_the_other_commands_have_their_sections(run_charm: Run) -> No
     assert found["missing"]
 
 
+def test_reward_models_side_by_side_are_shown_with_their_differences(run_charm: Run) -> None:
+    for name, boost in (("before", 3.0), ("after", 0.0)):
+        Path(name).mkdir()
+        make_scores(80, boost=boost).write_parquet(f"{name}/responses.parquet")
+        items = group_items({"llmbar-natural": 20}, 1, 1)
+        scored = make_benchmark_scores(items, seed=int(boost), name=name)
+        scored.write_parquet(f"{name}/reward-bench.parquet")
+    table = document(run_charm, "compare", "before", "after", "--resamples", "50", "--json")
+    _, page = report(run_charm, save("models.json", table))
+    assert sections(page) == ["models", "sources", "rebuild"]
+    for row in table["rows"]:
+        for cell in filter(None, row["cells"]):
+            assert f'data-value="{cell["value"]}"' in page
+        difference = row["changes"][1]["difference"]
+        assert f'data-value="{difference}"' in page
+    assert 'class="mark mark-better"' in page
+
+
 def test_training_logs_of_several_runs_are_drawn_together(run_charm: Run) -> None:
     for run, checkpoint in (("a", 10), ("a", 20), ("b", 20)):
         steps = [{"step": at, "loss": 1.0 / at, "epoch": 0.1} for at in range(1, checkpoint + 1)]

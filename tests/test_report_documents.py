@@ -10,6 +10,7 @@ from builders import MINI, SIMPO, good_scores
 
 from charm_rm.audit import audit_scores
 from charm_rm.benchmarks.battles import fight_battles
+from charm_rm.benchmarks.model_table import ModelScores, compare_models
 from charm_rm.calibrate import calibrate_pair
 from charm_rm.compare import audit_categories
 from charm_rm.cross_validate import cross_validate
@@ -19,12 +20,13 @@ from charm_rm.data.tables import DataError
 from charm_rm.report.documents import read_document, recognise
 
 ELO = read_elo("table7")
+KINDS = ["audit", "category audits", "battles", "cross-validation", "models side by side"]
 
 
 @pytest.fixture(scope="module")
 def results() -> dict[str, Any]:
     scores = good_scores()
-    pair = {"over_valued": SIMPO, "reference": MINI}
+    pair: dict[str, Any] = {"over_valued": SIMPO, "reference": MINI}
     calibration = calibrate_pair(scores, ELO, **pair, n_resamples=2)
     after = apply_offsets(scores, calibration).with_columns(score="calibrated_score")
     settings: dict[str, Any] = {"n_resamples": 2}
@@ -35,6 +37,12 @@ def results() -> dict[str, Any]:
             scores, ELO, opponents=[MINI], after=after, seen=[SIMPO], **settings
         ),
         "cross-validation": cross_validate(scores, ELO, **pair, n_folds=2),
+        "models side by side": compare_models(
+            [ModelScores("before", scores), ModelScores("after", after)],
+            elo=ELO,
+            reference=MINI,
+            **settings,
+        ),
     }
 
 
@@ -60,7 +68,7 @@ def places(node: Any) -> list[tuple[Any, Any]]:
     return found
 
 
-@pytest.mark.parametrize("kind", ["audit", "category audits", "battles", "cross-validation"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_damaged_document_is_read_or_refused_in_one_line(
     results: dict[str, Any], kind: str
 ) -> None:
@@ -80,5 +88,6 @@ def test_a_damaged_document_is_read_or_refused_in_one_line(
 
 
 def test_what_is_no_result_is_not_recognised() -> None:
-    for document in ([], 3, None, {}, {"policies": []}, {"offset": 1.0}, {"figures": []}):
+    nothing: list[Any] = [[], 3, None, {}, {"policies": []}, {"offset": 1.0}, {"figures": []}]
+    for document in nothing:
         assert recognise(document) is None

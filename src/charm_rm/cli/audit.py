@@ -21,6 +21,7 @@ from charm_rm.cli.options import (
     choose_temperature,
     keep_rated,
 )
+from charm_rm.report.words import RATINGS_DRAWN
 
 if TYPE_CHECKING:
     from charm_rm.audit import Audit, PolicyAudit
@@ -37,11 +38,6 @@ VERDICTS = {
 }
 
 # What an interval makes of the ratings, by `charm_rm.data.arena.EloTable.errors`.
-RATINGS_DRAWN = {
-    "covariance": "Ratings are drawn from their covariance.",
-    "independent": "Ratings are drawn from their intervals, as if these were independent.",
-    "none": "Ratings are taken as exact: the Elo table gives no errors.",
-}
 
 
 def audit(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from charm_rm.cli.report_inputs import Inputs, find_benchmark
+from charm_rm.cli.report_inputs import Inputs, benchmark_of
 from charm_rm.data.arena import DEFAULT_ELO
 from charm_rm.data.tables import DataError
 from charm_rm.report.findings import Findings, Missing
@@ -82,6 +82,7 @@ def make_findings(
         matrices=_matrices(before, after, elo, settings),
         pairs=_pairs(given, tables, calibrations, settings),
         battles=tuple(given.of("battles")),
+        model_tables=tuple(given.of("models side by side")),
         benchmarks=(*given.of("benchmark"), *_benchmarks(given, settings)),
         cross_validations=tuple(given.of("cross-validation")),
         training=tuple(given.of("training log")),
@@ -102,7 +103,7 @@ def has_content(findings: Findings) -> bool:
     alone = (findings.audit, findings.categories, findings.ranking, findings.pairs)
     several = (findings.calibrations, findings.battles, findings.benchmarks, findings.training)
     styles = (findings.pair_style, findings.margin_style, findings.style_spread)
-    listed = (*several, *styles, findings.cross_validations)
+    listed = (*several, *styles, findings.cross_validations, findings.model_tables)
     return any(one is not None for one in alone) or any(map(len, listed))
 
 
@@ -296,7 +297,7 @@ def _benchmarks(given: Inputs, settings: Settings) -> "list[Benchmarked]":
     found, firsts = [], dict[str, Any]()
     for path in given.tables.get("benchmark scores", []):
         table = read_scores([path])
-        benchmark = find_benchmark(table)
+        benchmark = benchmark_of(table)
         if benchmark is None:
             continue
         drawn: dict[str, Any] = {"benchmark": benchmark, "seed": settings.seed}
@@ -356,7 +357,7 @@ def _with_missing(findings: Findings, given: Inputs, settings: Settings) -> Find
     if given.pairs and not findings.pair_style:
         count = ["charm", "style", next(iter(given.pairs)), "--json"]
         wanted.append(("Style of chosen and rejected responses", count))
-    if not findings.benchmarks:
+    if not (findings.benchmarks or findings.model_tables):
         run = ["charm", "evaluate", "rm-bench", "--reward-model", "MODEL", "--json"]
         wanted.append(("Benchmarks", run))
     missing = tuple(Missing(part, shlex.join(command)) for part, command in wanted)

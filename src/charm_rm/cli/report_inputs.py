@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from charm_rm.cli.benchmark_scores import TITLES, find_benchmark
 from charm_rm.data.tables import DataError, read_table
 from charm_rm.report.documents import read_document, recognise, require_entries
 from charm_rm.report.findings import Source
@@ -17,11 +18,6 @@ if TYPE_CHECKING:
     from charm_rm.benchmarks.evaluation import Benchmark
 
 TABLES = (".parquet", ".csv", ".jsonl", ".ndjson", ".json")
-BENCHMARKS = (  # module and constant, as `charm evaluate` has them
-    ("rm_bench", "RM_BENCH"),
-    ("reward_bench", "REWARD_BENCH"),
-    ("reward_bench_2", "REWARD_BENCH_2"),
-)
 
 
 @dataclass
@@ -149,7 +145,7 @@ def _kind_of(table: "pl.DataFrame") -> str:
     if {"chosen_policy", "rejected_policy", "chosen_score", "rejected_score"} <= columns:
         return "pairs"
     if {"prompt_id", "policy", "score"} <= columns:
-        return "benchmark scores" if find_benchmark(table) else "scores"
+        return "benchmark scores" if benchmark_of(table) else "scores"
     if {"model", "elo"} <= columns:
         return "ratings"
     has_policy = columns & {"policy", "generator", "model"}
@@ -158,19 +154,14 @@ def _kind_of(table: "pl.DataFrame") -> str:
     return ""
 
 
-def find_benchmark(scores: "pl.DataFrame") -> "Benchmark | None":
+def benchmark_of(scores: "pl.DataFrame") -> "Benchmark | None":
     """The benchmark whose items were scored, or None for scores of policies."""
-    from importlib import import_module
-
     places = set(map(str, scores["policy"].unique().to_list()))
     if not places or not all(place.startswith(("chosen_", "rejected_")) for place in places):
         return None
     groups = {str(item).partition("/")[0] for item in scores["prompt_id"].to_list()}
-    for module, constant in BENCHMARKS:
-        benchmark: Benchmark = getattr(import_module(f"charm_rm.benchmarks.{module}"), constant)
-        if groups <= benchmark.counts.keys():
-            return benchmark
-    return None
+    known = map(find_benchmark, TITLES)
+    return next((one for one in known if groups <= one.counts.keys()), None)
 
 
 def _digest(path: str) -> str:

@@ -16,6 +16,7 @@ from charm_rm.audit import Audit
 from charm_rm.benchmarks.battles import Battles
 from charm_rm.benchmarks.comparison import Comparison
 from charm_rm.benchmarks.evaluation import Evaluation
+from charm_rm.benchmarks.model_table import ModelTable
 from charm_rm.compare import CategoryAudits
 from charm_rm.cross_validate import CrossValidation
 from charm_rm.data.offsets import Calibration
@@ -72,6 +73,7 @@ class JointResiduals:
 # What stands in a document of each kind, and in no other.
 MARKS: dict[str, tuple[str, ...]] = {
     "audit": ("policies", "suggested_pair", "reference"),
+    "models side by side": ("models", "rows", "over_valued"),
     "category audits": ("categories", "merged", "left_out"),
     "offsets": ("offsets", "reference", "win_rate"),
     "cross-validation": ("rows", "n_folds", "over_valued"),
@@ -134,6 +136,7 @@ def read_document(document: Mapping[str, Any], kind: str, *, where: str) -> Any:
     plain: dict[str, type[Any]] = {
         "audit": Audit,
         "battles": Battles,
+        "models side by side": ModelTable,
         "cross-validation": CrossValidation,
         "style of pairs": StyleOfPairs,
         "style spread": StyleSpread,
@@ -229,12 +232,16 @@ def require_entries(result: Any, *, where: str) -> None:
     Example:
         >>> require_entries(Calibration("rm", {}, "b", "hard", 1.0, (), (), {}), where="o.json")
     """
-    for name in ("policies", "rows", "battlefields", "sides"):
+    for name in ("policies", "rows", "battlefields", "sides", "models"):
         if getattr(result, name, None) == ():
             raise _nothing(name, where=where)
     for at, field in enumerate(getattr(result, "battlefields", ())):
         if not field.battles:
             raise _nothing(f"battlefields[{at}].battles", where=where)
+    if isinstance(result, ModelTable):
+        n = len(result.models)
+        if any(not len(row.cells) == len(row.changes) == n for row in result.rows):
+            raise DataError(f"{where}: rows that are not of {n} models; compare them again")
     if isinstance(result, Calibration) and result.joint is not None:
         joint = restore(JointResiduals, result.joint, where=f"{where}: joint")
         n = len(joint.policies)
@@ -250,12 +257,8 @@ def _flat(document: Any) -> Any:
     """A document with the names that `Audit` and `Battles` have for what stands nested in it."""
     if not isinstance(document, Mapping) or not isinstance(document.get("elo"), Mapping):
         return document
-    elo = document["elo"]
-    return dict(document) | {
-        "elo_board": elo.get("board"),
-        "elo_date": elo.get("date"),
-        "win_rate_kind": document.get("win_rate"),
-    }
+    parts = {f"elo_{part}": value for part, value in document["elo"].items()}
+    return dict(document) | parts | {"win_rate_kind": document.get("win_rate")}
 
 
 def _training_log(document: Mapping[str, Any], *, where: str) -> TrainingLog:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from charm_rm.audit import Audit
     from charm_rm.benchmarks.battles import Battles
+    from charm_rm.benchmarks.model_table import ModelTable
     from charm_rm.compare import CategoryAudits
     from charm_rm.cross_validate import CrossValidation
     from charm_rm.data.offsets import Calibration
@@ -62,6 +63,7 @@ class Findings:
         matrices: Win rates of all policies against each other.
         pairs: Preference pairs, with flipped ones to read.
         battles: Policies against fixed opponents.
+        model_tables: Reward models side by side.
         benchmarks: Results of benchmarks, several reward models each.
         cross_validations: Ways to calibrate on prompts that they did not see.
         training: Logs of training runs.
@@ -83,6 +85,7 @@ class Findings:
     matrices: WinRateMatrices | None = None
     pairs: FlippedPairs | None = None
     battles: tuple[Battles, ...] = ()
+    model_tables: tuple[ModelTable, ...] = ()
     benchmarks: tuple[Benchmarked, ...] = ()
     cross_validations: tuple[CrossValidation, ...] = ()
     training: tuple[TrainingLog, ...] = ()
@@ -101,6 +104,7 @@ class Findings:
         named = [one.reward_model for one in found if one is not None]
         named += [one.evaluation.reward_model for one in self.benchmarks]
         named += [one.reward_model for one in self.style_spread]
+        named += [name for table in self.model_tables for name in table.models[:1]]
         return named[0] if named else ""
 
     @property

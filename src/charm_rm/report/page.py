@@ -80,6 +80,7 @@ def render_page(findings: Findings) -> str:
             most_pairs=MOST_PAIRS,
             most_bytes=MOST_BYTES,
             most_cells=MOST_CELLS,
+            ratings_drawn=words.RATINGS_DRAWN,
             security_policy=_security_policy(engine, script),
             style=_own("page.css"),
             script=script,
@@ -91,7 +92,7 @@ def render_page(findings: Findings) -> str:
 
 def _warnings(findings: Findings) -> list[str]:
     """What the results warn of, each once."""
-    listed = [findings.audit, *findings.calibrations, *findings.battles]
+    listed = [findings.audit, *findings.calibrations, *findings.battles, *findings.model_tables]
     found = [text for one in listed if one is not None for text in one.warnings]
     for one in findings.benchmarks:
         found += one.evaluation.warnings

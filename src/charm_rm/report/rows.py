@@ -47,7 +47,7 @@ def audit_rows(before: Audit, after: Audit | None = None) -> list[Row]:
 
     Example:
         >>> from charm_rm.audit import Audit
-        >>> fixed = ("rm", "board", "2025-03-03", "sigmoid", 1.0, 1000, 0)
+        >>> fixed = ("rm", "board", "2025-03-03", "none", "sigmoid", 1.0, 1000, 0)
         >>> audit_rows(Audit("gpt-4o-mini", *fixed, (), 0.0, None, None, 0.0, None, ()))
         []
     """

@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from charm_rm.audit import Audit
 
 UNKNOWN = "\u2013"
+RATINGS_DRAWN = {
+    "covariance": "Ratings are drawn from their covariance.",
+    "independent": "Ratings are drawn from their intervals, as if these were independent.",
+    "none": "Ratings are taken as exact: the Elo table gives no errors.",
+}
 MINUS = "\u2212"  # as wide as the plus sign, so that columns of signed numbers line up
 
 
@@ -158,7 +163,7 @@ def sample_size(audit: Audit) -> str:
 
     Example:
         >>> from charm_rm.audit import Audit
-        >>> fixed = ("rm", "board", "2025-03-03", "sigmoid", 1.0, 1000, 0)
+        >>> fixed = ("rm", "board", "2025-03-03", "none", "sigmoid", 1.0, 1000, 0)
         >>> sample_size(Audit("gpt-4o-mini", *fixed, (), 0.0, None, None, 0.0, None, ()))
         '0 policies, 0 prompts'
     """
