@@ -117,6 +117,18 @@ def test_reward_models_side_by_side_are_shown_with_their_differences(run_charm: 
     assert 'class="mark mark-better"' in page
 
 
+def test_scores_are_read_as_the_audit_beside_them_reads_them(run_charm: Run) -> None:
+    settings = ("--win-rate", "hard", "--reference", "gpt4_0613", "--resamples", "20")
+    audit = document(run_charm, "audit", "scores.parquet", *settings, "--json")
+    found, _ = report(run_charm, save("audit.json", audit), "scores.parquet", "offsets.json")
+    assert found["win_rates"]["win_rate"] == found["after"]["win_rate"] == "hard"
+    assert found["after"]["reference"] == "gpt4_0613"
+    assert found["after"]["n_resamples"] == 20
+    other, _ = report(run_charm, "audit.json", "scores.parquet", "--elo", "table9-old")
+    assert other["win_rates"] is None
+    assert other["after"] is None
+
+
 def test_training_logs_of_several_runs_are_drawn_together(run_charm: Run) -> None:
     for run, checkpoint in (("a", 10), ("a", 20), ("b", 20)):
         steps = [{"step": at, "loss": 1.0 / at, "epoch": 0.1} for at in range(1, checkpoint + 1)]
@@ -178,7 +190,7 @@ def test_scores_of_two_reward_models_are_before_and_after(run_charm: Run) -> Non
     ended = run_charm(
         *["report", "scores.parquet", "tuned.parquet", "third.parquet", "--out", "p.html"]
     )
-    assert "3 reward models; a page shows one, or two" in ended.error
+    assert "3 reward models with scores; a page shows one, or two" in ended.error
 
 
 def test_a_folder_is_read_whole_and_pairs_get_their_texts_and_scores(

@@ -11,14 +11,25 @@ from typing import Any
 
 import polars as pl
 import pytest
+from benchmark_builders import group_items
+from benchmark_builders import make_scores as make_benchmark_scores
 from browser import Browser, find_chromium
-from builders import MINI, SIMPO, make_responses, make_scores
+from builders import MINI, SIMPO, good_scores, make_responses, make_scores
+from style_documents import MARGINS, PAIRS, SPREAD
 
 from charm_rm.audit import audit_scores
+from charm_rm.benchmarks.battles import fight_battles
+from charm_rm.benchmarks.comparison import compare_scores
+from charm_rm.benchmarks.evaluation import evaluate_scores
+from charm_rm.benchmarks.reward_bench import REWARD_BENCH
 from charm_rm.calibrate import calibrate_pair
+from charm_rm.calibrate_many import calibrate_categories, calibrate_jointly
+from charm_rm.compare import audit_categories
+from charm_rm.cross_validate import cross_validate
 from charm_rm.data.arena import read_elo
 from charm_rm.data.offsets import apply_offsets
 from charm_rm.pairs import build_pairs
+from charm_rm.report.documents import Benchmarked, read_document
 from charm_rm.report.findings import Findings, Missing, Source
 from charm_rm.report.flipped import show_pairs
 from charm_rm.report.page import render_page
@@ -78,6 +89,47 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page of what the first has not: every other kind of figure and table."""
+    elo, scores = read_elo("table7"), good_scores()
+    settings: dict[str, Any] = {"n_resamples": 20}
+    pair: dict[str, Any] = {"over_valued": SIMPO, "reference": MINI}
+    joint = calibrate_jointly(scores, elo, reference=MINI)
+    after = apply_offsets(scores, joint).with_columns(score="calibrated_score")
+    items = group_items({"llmbar-natural": 20, "llmbar-adver-neighbor": 20}, 1, 1)
+    tables = [make_benchmark_scores(items, seed=at, name=f"rm-{at}") for at in (0, 1)]
+    benchmark: dict[str, Any] = {"benchmark": REWARD_BENCH, "n_resamples": 20}
+    compared = compare_scores(tables[1], tables[0], **benchmark)
+    steps = [{"step": at, "loss": 1.0 / at, "learning_rate": 1e-6 / at} for at in (1, 2, 3)]
+    documents = {"style of pairs": PAIRS, "style of margins": MARGINS, "style spread": SPREAD}
+    style = {kind: read_document(d, kind, where=kind) for kind, d in documents.items()}
+    logs = (
+        read_document({"log_history": steps}, "training log", where=f"{run}/trainer_state.json")
+        for run in ("first", "second")
+    )
+    found = Findings(
+        title="Results",
+        calibrations=(joint, calibrate_categories(scores, elo, **pair)),
+        categories=audit_categories(scores, elo, reference=MINI, **settings),
+        battles=(
+            fight_battles(scores, elo, opponents=[MINI], after=after, seen=[SIMPO], **settings),
+        ),
+        benchmarks=(
+            Benchmarked(evaluate_scores(tables[0], **benchmark), None),
+            Benchmarked(evaluate_scores(tables[1], **benchmark), compared),
+        ),
+        cross_validations=(cross_validate(scores, elo, **pair, n_folds=2),),
+        training=tuple(logs),
+        pair_style=(style["style of pairs"],),
+        margin_style=(style["style of margins"],),
+        style_spread=(style["style spread"],),
+    )
+    path = tmp_path_factory.mktemp("results") / "page.html"
+    path.write_text(render_page(found), encoding="utf-8")
+    return path
+
+
 def settle(browser: Browser, condition: str) -> None:
     """Wait until the page shows what was asked of it."""
     end = time.monotonic() + 60.0
@@ -128,6 +180,22 @@ def test_every_figure_is_drawn_without_a_complaint_or_a_request(
     assert browser.complaints() == []
     assert [url for url in browser.requests() if not url.startswith("file:")] == []
     assert page.stat().st_size < 3_000_000
+
+
+@pytest.mark.parametrize("width", [1100, PHONE])
+def test_every_other_kind_of_figure_is_drawn_at_every_stage(
+    browser: Browser, results: Path, width: int
+) -> None:
+    browser.open(results, width=width)
+    figures = browser.of_all(".chart", "e.dataset.figure + ' ' + e.dataset.state")
+    names = ("offsets", "joint-residuals", "offsets-by-category", "battles", "battle-mismatch")
+    more = ("reward-bench-differences", "style", "style-of-margins", "training")
+    assert sorted(figures) == sorted(f"{name} drawn" for name in (*names, *more))
+    for stage in ("before", "after", "both"):
+        browser.evaluate(f"document.querySelector('input[value={stage}]').click()")
+        look_for(browser, SIMPO)
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    assert browser.complaints() == []
 
 
 def test_nothing_from_the_data_runs_and_hostile_names_are_shown_as_they_are(

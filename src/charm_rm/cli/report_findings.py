@@ -50,6 +50,23 @@ class Settings:
     preference_words: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _Scored:
+    """The scores that were given, and those of them that ratings know.
+
+    Attributes:
+        tables: One for each reward model.
+        elo: The ratings.
+        before: Of the rated policies, by the first; None for fewer than two.
+        after: By the second, or with offsets; None where there is neither.
+    """
+
+    tables: "list[pl.DataFrame]"
+    elo: "EloTable"
+    before: "pl.DataFrame | None"
+    after: "pl.DataFrame | None"
+
+
 def make_findings(
     given: Inputs, settings: Settings, *, title: str | None, command: str
 ) -> Findings:
@@ -60,17 +77,14 @@ def make_findings(
     """
     from charm_rm.standings import PREFERENCE_WORDS, rank_policies
 
-    tables = _score_tables(given, settings)
-    elo = _ratings(given, settings)
     # A folder has no order of its own: the pair first, then by category, then jointly.
     calibrations = tuple(
         sorted(given.of("offsets"), key=lambda one: (one.joint is not None, len(one.offsets)))
     )
-    _at_most_two([*given.of("audit")], "audits")
-    _at_most_two(tables, "reward models")
-    before = _rated(tables[0], elo) if tables else None
-    after = _after(tables, before, elo, calibrations)
-    audits = _audits(given, [before, after], elo, settings, calibrations)
+    _at_most(2, given.of("audit"), what="audits")
+    _at_most(1, given.of("category audits"), what="audits by category")
+    scored = _read_scored(given, settings, calibrations=calibrations)
+    audits = _audits(given, scored, settings=settings, calibrations=calibrations)
     words = (*PREFERENCE_WORDS, *settings.preference_words)
     findings = Findings(
         title=title or _title(given),
@@ -78,9 +92,9 @@ def make_findings(
         after=audits[1] if len(audits) > 1 else None,
         calibrations=calibrations,
         categories=next(iter(given.of("category audits")), None),
-        ranking=rank_policies(tables[0], preference_words=words) if tables else None,
-        matrices=_matrices(before, after, elo, settings),
-        pairs=_pairs(given, tables, calibrations, settings),
+        ranking=rank_policies(scored.tables[0], preference_words=words) if scored.tables else None,
+        matrices=_matrices(scored, audits[0]) if audits else None,
+        pairs=_pairs(given, scored, settings=settings, calibrations=calibrations),
         battles=tuple(given.of("battles")),
         model_tables=tuple(given.of("models side by side")),
         benchmarks=(*given.of("benchmark"), *_benchmarks(given, settings)),
@@ -89,13 +103,13 @@ def make_findings(
         pair_style=tuple(given.of("style of pairs")),
         margin_style=tuple(given.of("style of margins")),
         style_spread=tuple(given.of("style spread")),
-        facts=_facts(tables, after, calibrations),
+        facts=_facts(scored, calibrations),
         sources=tuple(given.sources),
         commands=(*dict.fromkeys(s.command for s in given.sources if s.command), command),
     )
     if not has_content(findings):
         raise DataError(_run_first(given))
-    return _with_missing(findings, given, settings)
+    return _with_missing(findings, given, settings=settings)
 
 
 def has_content(findings: Findings) -> bool:
@@ -113,11 +127,23 @@ def _title(given: Inputs) -> str:
     return f"charm report of {', '.join(names[:3])}{more}"
 
 
-def _at_most_two(listed: Sequence[Any], what: str) -> None:
-    if len(listed) > 2:
-        raise DataError(
-            f"{len(listed)} {what}; a page shows one, or two: before and after; give those two"
-        )
+def _at_most(most: int, listed: Sequence[Any], *, what: str) -> None:
+    if len(listed) > most:
+        wanted = "one" if most == 1 else "one, or two: before and after"
+        raise DataError(f"{len(listed)} {what}; a page shows {wanted}; give those")
+
+
+def _read_scored(
+    given: Inputs, settings: Settings, *, calibrations: "Sequence[Calibration]"
+) -> _Scored:
+    tables, elo = _score_tables(given, settings), _ratings(given, settings)
+    _at_most(2, tables, what="reward models with scores")
+    before = _rated(tables[0], elo) if tables else None
+    if len(tables) > 1:
+        after = _rated(tables[1], elo)
+    else:
+        after = None if before is None else _with_offsets(before, calibrations)
+    return _Scored(tables, elo, before, after)
 
 
 def _score_tables(given: Inputs, settings: Settings) -> "list[pl.DataFrame]":
@@ -151,39 +177,32 @@ def _rated(table: "pl.DataFrame", elo: "EloTable") -> "pl.DataFrame | None":
     return kept if kept["policy"].n_unique() > 1 else None
 
 
-def _after(
-    tables: "list[pl.DataFrame]",
-    before: "pl.DataFrame | None",
-    elo: "EloTable",
-    calibrations: "Sequence[Calibration]",
+def _with_offsets(
+    before: "pl.DataFrame", calibrations: "Sequence[Calibration]"
 ) -> "pl.DataFrame | None":
-    """Scores of the second reward model, else those of the first with the first offsets."""
+    """The scores with the first offsets; None where these are not of them."""
     from charm_rm.data.offsets import apply_offsets
 
-    if len(tables) > 1:
-        return _rated(tables[1], elo)
-    if before is None or not calibrations:
+    if not calibrations or before["reward_model"][0] != calibrations[0].reward_model:
         return None
-    calibration = calibrations[0]
-    by_category = any(entry.category is not None for entry in calibration.offsets)
-    if before["reward_model"][0] != calibration.reward_model:
-        return None
+    by_category = any(entry.category is not None for entry in calibrations[0].offsets)
     if by_category and "category" not in before.columns:
         return None
-    moved = apply_offsets(before, calibration)
+    moved = apply_offsets(before, calibrations[0])
     return moved.drop("score").rename({"calibrated_score": "score"})
 
 
 def _audits(
     given: Inputs,
-    tables: "list[pl.DataFrame | None]",
-    elo: "EloTable",
+    scored: _Scored,
+    *,
     settings: Settings,
     calibrations: "Sequence[Calibration]",
 ) -> "list[Audit]":
     """The audits that were given, else those of the scores."""
     from charm_rm.audit import audit_scores
 
+    elo, tables = scored.elo, (scored.before, scored.after)
     listed: list[Audit] = given.of("audit")
     first = listed[0] if listed else None
     if first is not None and (elo.board, elo.date) != (first.elo_board, first.elo_date):
@@ -229,16 +248,12 @@ def _require_same_scores(audit: "Audit", scores: "pl.DataFrame") -> None:
             )
 
 
-def _facts(
-    tables: "list[pl.DataFrame]",
-    after: "pl.DataFrame | None",
-    calibrations: "Sequence[Calibration]",
-) -> dict[str, str]:
+def _facts(scored: _Scored, calibrations: "Sequence[Calibration]") -> dict[str, str]:
     """Which scores stand for those after calibration."""
-    if after is None:
+    if scored.after is None:
         return {}
-    if len(tables) > 1:
-        return {"After calibration": f"the scores of {after['reward_model'][0]}"}
+    if len(scored.tables) > 1:
+        return {"After calibration": f"the scores of {scored.after['reward_model'][0]}"}
     entries = calibrations[0].offsets
     policies = list(dict.fromkeys(entry.policy for entry in entries))
     whose = policies[0] if len(policies) == 1 else f"{len(policies)} policies"
@@ -246,27 +261,25 @@ def _facts(
     return {"After calibration": f"the scores with the offset of {whose}{by}"}
 
 
-def _matrices(
-    before: "pl.DataFrame | None",
-    after: "pl.DataFrame | None",
-    elo: "EloTable",
-    settings: Settings,
-) -> "WinRateMatrices | None":
+def _matrices(scored: _Scored, audit: "Audit") -> "WinRateMatrices | None":
+    """All win rates, read as the audit reads them; None by other ratings than the audit's."""
     from charm_rm.standings import win_rate_matrices
 
-    if before is None:
+    before, after, elo = scored.before, scored.after, scored.elo
+    if before is None or (elo.board, elo.date) != (audit.elo_board, audit.elo_date):
         return None
     if after is not None and set(after["policy"]) != set(before["policy"]):
         after = None
-    kind: dict[str, Any] = {"win_rate": settings.win_rate, "temperature": settings.temperature}
+    kind: dict[str, Any] = {"win_rate": audit.win_rate_kind, "temperature": audit.temperature}
     return win_rate_matrices(before, elo, after=after, **kind)
 
 
 def _pairs(
     given: Inputs,
-    tables: "list[pl.DataFrame]",
-    calibrations: "Sequence[Calibration]",
+    scored: _Scored,
+    *,
     settings: Settings,
+    calibrations: "Sequence[Calibration]",
 ) -> "FlippedPairs | None":
     from charm_rm.data.responses import read_responses
     from charm_rm.report.flipped import show_pairs
@@ -279,7 +292,7 @@ def _pairs(
     texts = given.tables.get("responses", [])
     return show_pairs(
         frame,
-        scores=tables[0] if tables else None,
+        scores=scored.tables[0] if scored.tables else None,
         calibration=calibrations[0] if calibrations else None,
         responses=read_responses(texts) if texts and "chosen" not in frame.columns else None,
         most=settings.n_pairs,
@@ -322,7 +335,7 @@ def _run_first(given: Inputs) -> str:
     )
 
 
-def _with_missing(findings: Findings, given: Inputs, settings: Settings) -> Findings:
+def _with_missing(findings: Findings, given: Inputs, *, settings: Settings) -> Findings:
     """The findings, with what is not among them and the command that makes it."""
     audit, ranking = findings.audit, findings.ranking
     scores, offsets = given.path("scores", "SCORES"), given.path("offsets", "offsets.json")

@@ -103,7 +103,7 @@ def _read(path: str, found: Inputs) -> str:
         document = _parse(path)
         kind = recognise(document)
         if kind is not None:
-            return _read_result(path, document, kind, found)
+            return _read_result(path, document, kind=kind, found=found)
         if not isinstance(document, list):
             return ""
     table = read_table(path)
@@ -125,7 +125,7 @@ def _parse(path: str) -> Any:
         raise DataError(f"{path}: not readable as JSON ({reason}); make the file again") from error
 
 
-def _read_result(path: str, document: Any, kind: str, found: Inputs) -> str:
+def _read_result(path: str, document: Any, *, kind: str, found: Inputs) -> str:
     if kind == "offsets":
         from charm_rm.data.offsets import read_offsets
 

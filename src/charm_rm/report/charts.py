@@ -78,7 +78,7 @@ def elo_scatter(
     return finish(
         [
             base.mark_line(style="faint", aria=False).transform_regression("elo", "mean_score"),
-            segments(rated, spans, plane),
+            segments(rated, spans, plane=plane),
             points(base, rows, width=width, tooltip=tooltip),
             *names_by_stage(rows, plane, clear_of=spans),
         ],
@@ -164,8 +164,8 @@ def win_rate_scatter(
     arrows = [row | {"shown": "both"} for row in moved]
     return finish(
         [
-            segments([{}], [((low, low), (high, high))], plane, strokeDash=[5, 4]),
-            segments(arrows, steps, plane, color=MARKS[AFTER][0], strokeWidth=1.6),
+            segments([{}], [((low, low), (high, high))], plane=plane, strokeDash=[5, 4]),
+            segments(arrows, steps, plane=plane, color=MARKS[AFTER][0], strokeWidth=1.6),
             points(base, rows, width=width, tooltip=tooltip),
             *names_by_stage(rows, plane, clear_of=steps),
         ],

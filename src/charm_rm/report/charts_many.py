@@ -167,7 +167,7 @@ def win_rate_heat_maps(
         _panel(
             base,
             field,
-            heading,
+            heading=heading,
             scale=scale,
             form=form,
             size=size,
@@ -199,7 +199,8 @@ def residual_heat_map(
     known = [abs(x) for row in residuals for x in row if x is not None]
     reach = max([0.005, *known])
     rows = [
-        _pair(policies, i, j) | {"gap": x, "gap_told": percent(x, signed=True, decimals=2)}
+        _pair(policies, row=i, column=j)
+        | {"gap": x, "gap_told": percent(x, signed=True, decimals=2)}
         for i, row in enumerate(residuals)
         for j, x in enumerate(row)
     ]
@@ -212,7 +213,7 @@ def residual_heat_map(
     panel = _panel(
         chart_of(rows),
         "gap",
-        "",
+        heading="",
         scale=scale,
         form="+.1%",
         size=size,
@@ -222,13 +223,13 @@ def residual_heat_map(
     return _together([panel], beside=beside, title=title, subtitle=subtitle)
 
 
-def _pair(policies: Sequence[str], i: int, j: int) -> Row:
+def _pair(policies: Sequence[str], *, row: int, column: int) -> Row:
     return {
-        "policy": policies[i],
-        "other": policies[j],
-        "row": i + 1,
-        "column": j + 1,
-        "pair": f"{policies[i]} against {policies[j]}",
+        "policy": policies[row],
+        "other": policies[column],
+        "row": row + 1,
+        "column": column + 1,
+        "pair": f"{policies[row]} against {policies[column]}",
     }
 
 
@@ -248,7 +249,7 @@ def _cells(
                 continue
             own, cured, wanted = before[i][j], after[i][j] if after else None, expected[i][j]
             rows.append(
-                _pair(policies, i, j)
+                _pair(policies, row=i, column=j)
                 | {"before": own, "after": cured, "expected": wanted, "n": n_shared[i][j]}
                 | {"before_text": percent(own), "after_text": percent(cured)}
                 | {"before_gap": _gap(own, wanted), "after_gap": _gap(cured, wanted)}
@@ -266,8 +267,8 @@ def _gap(rate: float | None, expected: float | None) -> str:
 def _panel(
     base: alt.Chart,
     field: str,
-    heading: Any,
     *,
+    heading: Any,
     scale: alt.Scale,
     form: str,
     size: tuple[int, int],

@@ -142,7 +142,7 @@ def show_pairs(
     while True:
         at = np.linspace(0, len(flipped) - 1, n_shown).round().astype(int)
         rows = flipped[at.tolist()] if n_shown else flipped.clear()
-        shown = tuple(_shown(row, raw, offsets) for row in rows.iter_rows(named=True))
+        shown = tuple(_shown(row, raw=raw, offsets=offsets) for row in rows.iter_rows(named=True))
         if sum(map(_n_bytes, shown)) <= MOST_BYTES:
             break
         n_shown = n_shown * 4 // 5
@@ -208,6 +208,7 @@ def _offsets(calibration: Calibration) -> dict[tuple[str, str | None], float]:
 
 def _shown(
     row: Mapping[str, Any],
+    *,
     raw: Mapping[tuple[str, int, str], float],
     offsets: Mapping[tuple[str, str | None], float],
 ) -> ShownPair:

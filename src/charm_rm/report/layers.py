@@ -119,13 +119,14 @@ def lit(*fields: str) -> Any:
 
 
 def segments(
-    rows: Sequence[Row], ends: Sequence[tuple[Point, Point]], plane: Plane, **mark: Any
+    rows: Sequence[Row], ends: Sequence[tuple[Point, Point]], *, plane: Plane, **mark: Any
 ) -> alt.Chart:
     """Straight lines between points of the plane, each with the policy and stages of its row.
 
     Example:
         >>> unit = Plane("x", (0.0, 1.0), "y", (0.0, 1.0), (100, 100))
-        >>> line = segments([{"policy": "a"}], [((0.0, 0.5), (1.0, 1.0))], unit).data.values[0]
+        >>> drawn = segments([{"policy": "a"}], [((0.0, 0.5), (1.0, 1.0))], plane=unit)
+        >>> line = drawn.data.values[0]
         >>> line["policy"], line["shown"], line["y"], line["to_y"]
         ('a', 'both before after', 0.5, 1.0)
     """
@@ -241,7 +242,7 @@ def names(
     )
     offset: dict[str, Any] = {f: alt.ExprRef(f"datum.{f}") for f in ("align", "dx", "dy")}
     offset["limit"] = longest
-    return [segments([row for row, _ in far], leaders, plane), *written(text, **offset)]
+    return [segments([row for row, _ in far], leaders, plane=plane), *written(text, **offset)]
 
 
 def written(text: alt.Chart, **place: Any) -> list[alt.Chart]:
