@@ -14,10 +14,15 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from charm_rm.core.correlation import correlation, resampled_correlation_interval
 from charm_rm.core.elo import draw_elo, elo_standard_error, expected_win_rate
 from charm_rm.core.intervals import percentile_interval, resample_counts, resampled_means
 from charm_rm.core.mismatch import mismatch_degree, signed_mismatch
-from charm_rm.core.significance import benjamini_hochberg, two_sided_p_value
+from charm_rm.core.significance import (
+    benjamini_hochberg,
+    two_sided_p_value,
+    unanimous_interval,
+)
 from charm_rm.core.win_rates import Floats, WinRateKind, wins
 from charm_rm.data.arena import EloTable, require_ratings
 from charm_rm.data.scores import ScoreMatrix, require_shared_prompts, score_matrix
@@ -27,6 +32,7 @@ MAX_DISAGREEMENT = 0.05  # between sigmoid and hard win rate, before a user is w
 LEVEL = 0.95
 SIGNIFICANCE = 0.05  # share of false discoveries among the policies called over- or under-valued
 POWER = 0.8
+EVEN = 1e-12  # outcomes that differ by less are the same but for rounding
 LEAST_MISMATCH = 0.1  # a Mismatch Degree that an audit should not miss
 Verdict = Literal["over-valued", "under-valued", "not shown", "too few prompts", "reference"]
 
@@ -208,8 +214,10 @@ def audit_scores(
     draws = _draw(columns, ratings, prompts=matrix.prompts, n_resamples=n_resamples, seed=seed)
     found = _audit_policies(matrix, ratings, outcomes=outcomes, draws=draws, reference=at)
     policies = tuple(sorted(found, key=lambda entry: -entry.mean_score))
-    pearson_low, pearson_high = _pearson_interval(draws)
-    means = pl.DataFrame({"score": [p.mean_score for p in found], "elo": ratings[:, 0]})
+    pearson_low, pearson_high = resampled_correlation_interval(
+        draws.mean_scores, draws.ratings, level=LEVEL
+    )
+    means = [entry.mean_score for entry in found]
     return Audit(
         reference=chosen,
         reward_model=scores["reward_model"][0],
@@ -220,10 +228,10 @@ def audit_scores(
         n_resamples=n_resamples,
         seed=seed,
         policies=policies,
-        pearson=_correlation(means, "pearson"),
+        pearson=correlation(means, ratings[:, 0]),
         pearson_low=pearson_low,
         pearson_high=pearson_high,
-        spearman=_correlation(means, "spearman"),
+        spearman=correlation(means, ratings[:, 0], ranks=True),
         suggested_pair=_suggest(policies, chosen),
         warnings=_warnings(policies),
     )
@@ -311,6 +319,14 @@ def _measure(
     errors = drawn.std(axis=0, ddof=1) * np.sqrt(
         n_prompts / (n_prompts - 1.0)
     )  # they spread by 1/n
+    for at in _unanimous(outcomes["chosen"], reference=reference):
+        ends = signed_mismatch(unanimous_interval(rates[at], n_prompts=n_prompts[at]), expected[at])
+        low[at], high[at] = min(low[at], ends[0]), max(high[at], ends[1])
+        # what the outcomes would vary by, were Elo right
+        spread = np.sqrt(expected[at] * (1.0 - expected[at]) / n_prompts[at])
+        errors[at] = np.hypot(errors[at], spread / max(expected[at], 1.0 - expected[at]))
+    for at in _unanimous(outcomes["hard"], reference=reference):
+        hard_low[at], hard_high[at] = unanimous_interval(hard[at], n_prompts=n_prompts[at])
     return {
         "expected_win_rate": expected,
         "win_rate": rates,
@@ -327,6 +343,13 @@ def _measure(
         ),
         "detectable_mismatch": (ndtri(0.5 * (1.0 + LEVEL)) + ndtri(POWER)) * errors,
     }
+
+
+def _unanimous(outcomes: Floats, *, reference: int) -> NDArray[np.int64]:
+    """The policies but the reference whose outcomes are all equal, as then are all resamples."""
+    equal = np.nanmax(outcomes, axis=0) - np.nanmin(outcomes, axis=0) <= EVEN
+    equal[reference] = False
+    return np.flatnonzero(equal)
 
 
 def _adjusted_p_values(
@@ -370,22 +393,6 @@ def _warnings(policies: Sequence[PolicyAudit]) -> tuple[str, ...]:
         f"{len(policies)} policies, most for {worst.policy} ({worst.sigmoid_win_rate:.3f} and "
         f"{worst.hard_win_rate:.3f}): what is found depends on which one is used, so see both",
     )
-
-
-def _correlation(means: pl.DataFrame, method: Literal["pearson", "spearman"]) -> float | None:
-    value = means.select(pl.corr("score", "elo", method=method)).item()
-    return None if value is None else _known(value)
-
-
-def _pearson_interval(draws: _Draws) -> tuple[float | None, float | None]:
-    """Ends of the interval of the correlation, the policies being the ones there are."""
-    score = draws.mean_scores - draws.mean_scores.mean(axis=1, keepdims=True)
-    elo = draws.ratings - draws.ratings.mean(axis=1, keepdims=True)
-    norm = np.sqrt((score**2).sum(axis=1) * (elo**2).sum(axis=1))
-    if not np.all(norm > 0.0):
-        return None, None
-    low, high = percentile_interval((score * elo).sum(axis=1) / norm, level=LEVEL)
-    return float(low), float(high)
 
 
 def _known(value: float) -> float | None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy.stats import false_discovery_control, norm
+from scipy.stats import binomtest, false_discovery_control, norm
 
 from charm_rm.core.significance import (
     benjamini_hochberg,
@@ -13,6 +13,7 @@ from charm_rm.core.significance import (
     detectable_mismatch,
     student_interval,
     two_sided_p_value,
+    unanimous_interval,
 )
 from charm_rm.core.win_rates import Floats
 
@@ -121,3 +122,18 @@ def test_bad_arguments_are_refused() -> None:
         detectable_mismatch(10, outcome_sd=0.4, expected=0.0)
     with pytest.raises(ValueError, match="at least one prompt"):
         detectable_mismatch(0, outcome_sd=0.4, expected=0.5)
+
+
+def test_the_interval_of_wins_alone_is_the_exact_binomial_one() -> None:
+    for n in (1, 30, 805):
+        low, high = unanimous_interval([1.0, 0.0], n_prompts=n)
+        exact = binomtest(n, n).proportion_ci(method="exact")
+        assert low[0] == pytest.approx(exact.low)
+        assert high[1] == pytest.approx(1.0 - exact.low)
+        assert (high[0], low[1]) == (1.0, 0.0)
+
+
+def test_the_interval_of_ties_alone_has_room_on_both_sides() -> None:
+    low, high = unanimous_interval(0.5, n_prompts=40)
+    assert 0.5 - low == pytest.approx(high - 0.5)
+    assert float(low) == pytest.approx(0.5 * 0.025 ** (1 / 40))

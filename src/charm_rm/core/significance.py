@@ -107,6 +107,36 @@ def two_sided_p_value(
     return np.asarray(2.0 * stdtr(np.subtract(n_prompts, 1.0), distance))
 
 
+def unanimous_interval(
+    outcome: ArrayLike, *, n_prompts: ArrayLike, level: float = 0.95
+) -> tuple[Floats, Floats]:
+    """Interval of a mean of n equal outcomes v: a share 1 - ((1 - level)/2)^(1/n) may be others.
+
+    For hard wins or losses alone it is the exact interval of Clopper and Pearson (1934).
+
+    Args:
+        outcome: The outcome v of every prompt, in [0, 1].
+        n_prompts: Prompts n, at least 1. Broadcasts.
+        level: Share of samples whose interval holds the true value.
+
+    Returns:
+        Lower and upper ends, of the broadcast shape.
+
+    Raises:
+        ValueError: If ``level`` is not strictly between 0 and 1.
+
+    Example:
+        >>> low, high = unanimous_interval([0.0, 1.0], n_prompts=30)
+        >>> low.round(3), high.round(3)
+        (array([0.   , 0.884]), array([0.116, 1.   ]))
+    """
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"level must lie strictly between 0 and 1, got {level}")
+    rate = np.asarray(outcome, np.float64)
+    share = 1.0 - (0.5 * (1.0 - level)) ** (1.0 / np.asarray(n_prompts, np.float64))
+    return np.asarray(rate - share * rate), np.asarray(rate + share * (1.0 - rate))
+
+
 def benjamini_hochberg(p_values: ArrayLike) -> Floats:
     """P-values adjusted for their number m: min over j >= i of m p_(j) / j, p_(1) <= p_(2) ...
 
