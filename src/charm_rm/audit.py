@@ -25,7 +25,7 @@ from charm_rm.core.significance import (
 )
 from charm_rm.core.win_rates import Floats, WinRateKind, wins
 from charm_rm.data.arena import EloTable, require_ratings
-from charm_rm.data.scores import ScoreMatrix, require_shared_prompts, score_matrix
+from charm_rm.data.scores import ScoreMatrix, require_comparable, score_matrix
 from charm_rm.data.tables import not_found
 
 MAX_DISAGREEMENT = 0.05  # between sigmoid and hard win rate, before a user is warned
@@ -199,12 +199,13 @@ def audit_scores(
     matrix = score_matrix(scores)
     require_ratings(elo, matrix.policies)
     ratings = elo.ratings(matrix.policies)
-    chosen = reference or matrix.policies[int(np.argmax(ratings[:, 0]))]
+    strongest = matrix.policies[int(np.argmax(ratings[:, 0]))]
+    chosen = strongest if reference is None else reference
     if chosen not in matrix.policies:
         raise not_found("reference", chosen, names=matrix.policies, where="scores")
     at = matrix.policies.index(chosen)
     margins = matrix.values - matrix.values[:, [at]]
-    _require_shared(matrix, margins, reference=chosen)
+    require_comparable(matrix, chosen)
     outcomes = {
         "chosen": wins(margins, kind=win_rate, temperature=temperature),
         "sigmoid": wins(margins, kind="sigmoid", temperature=temperature),
@@ -261,12 +262,6 @@ def _draw(
     drawn = draw_elo(ratings[:, 0], error, n_draws=n_resamples, rng=stream)
     rates, hard_rates, mean_scores = np.hsplit(means, 3)
     return _Draws(rates, hard_rates, mean_scores, drawn)
-
-
-def _require_shared(matrix: ScoreMatrix, margins: Floats, *, reference: str) -> None:
-    for policy, column in zip(matrix.policies, margins.T, strict=True):
-        n = len(np.unique(matrix.prompts[np.isfinite(column)]))
-        require_shared_prompts(n, policy=policy, reference=reference)
 
 
 def _audit_policies(

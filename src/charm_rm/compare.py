@@ -15,6 +15,7 @@ from charm_rm.audit import Audit, audit_scores
 from charm_rm.core.elo import expected_win_rate
 from charm_rm.core.mismatch import signed_mismatch
 from charm_rm.core.offsets import reach_win_rate
+from charm_rm.core.uncertainty import Codes
 from charm_rm.core.win_rates import Floats, WinRateKind, hard_wins, wins
 from charm_rm.data.arena import EloTable, require_ratings
 from charm_rm.data.scores import (
@@ -76,7 +77,8 @@ class EloChange:
         expected: Expected win rate by each table.
         signed_mismatch: Eq. 5 by each table.
         offset: Score points that each table asks for (Eq. 4).
-        n_changed: Prompts on which the calibrated chosen side differs between the two.
+        n_changed: Prompts on which the calibrated chosen side, of any sample, differs between the
+            two.
     """
 
     policy: str
@@ -152,26 +154,33 @@ def audit_categories(
         ['a', 'b']
     """
     prompt_categories(scores)
-    per_policy = scores.group_by("category", "policy").agg(pl.col("prompt_id").n_unique())
-    least = per_policy.group_by("category").agg(pl.col("prompt_id").min(), pl.len())
+    chosen = audit_scores(scores, elo, reference=reference, n_resamples=2).reference
+    parts = scores.sort("category", maintain_order=True).partition_by("category")
+    groups = {part["category"][0]: part for part in parts}
+    if MERGED in groups:
+        raise DataError(f"scores: {MERGED!r} is the name of small categories; rename yours")
     n_policies = scores["policy"].n_unique()
-    enough = (pl.col("prompt_id") >= MIN_PROMPTS) & (pl.col("len") == n_policies)
-    large = least.filter(enough)["category"].to_list()
-    small = sorted(set(scores["category"]) - set(large))
+    shared = {name: _least_shared(part, chosen, n_policies) for name, part in groups.items()}
+    small = tuple(name for name, n in shared.items() if n < MIN_PROMPTS)
     rest = scores.filter(pl.col("category").is_in(small))
-    groups = {name: scores.filter(pl.col("category") == name) for name in sorted(large)}
-    per_rest = rest.group_by("policy").agg(pl.col("prompt_id").n_unique())["prompt_id"]
-    mergeable = len(per_rest) == n_policies and min(per_rest) >= MIN_PROMPTS
+    mergeable = _least_shared(rest, chosen, n_policies) >= MIN_PROMPTS
+    groups = {name: part for name, part in groups.items() if name not in small}
     if mergeable:
         groups[MERGED] = rest
-    if not groups:
-        raise DataError(f"scores: no category has {MIN_PROMPTS} prompts of every policy")
-    chosen = reference or audit_scores(scores, elo, n_resamples=2).reference
     audits = {
         name: audit_scores(part, elo, reference=chosen, **settings) for name, part in groups.items()
     }
-    kept, dropped = (tuple(small), ()) if mergeable else ((), tuple(small))
+    kept, dropped = (small, ()) if mergeable else ((), small)
     return CategoryAudits(audits=audits, merged=kept, left_out=dropped)
+
+
+def _least_shared(scores: pl.DataFrame, reference: str, n_policies: int) -> int:
+    """Prompts shared with the reference by the policy that shares the fewest of them."""
+    key = ["prompt_id", "sample"]
+    met = scores.filter(pl.col("policy") == reference).select(key)
+    shared = scores.join(met, on=key, how="semi").group_by("policy")
+    counts = shared.agg(pl.col("prompt_id").n_unique())["prompt_id"].to_list()
+    return min(counts) if len(counts) == n_policies else 0
 
 
 def compare_elo(
@@ -228,7 +237,13 @@ def compare_elo(
         n_prompts = len(np.unique(matrix.prompts[known]))
         require_shared_prompts(n_prompts, policy=policy, reference=reference)
         targets = [float(expected_win_rate(elo[column], elo[at])) for elo in ratings]
-        change = _describe_change(margins[known], targets, kind=win_rate, temperature=temperature)
+        change = _describe_change(
+            margins[known],
+            targets,
+            prompts=matrix.prompts[known],
+            kind=win_rate,
+            temperature=temperature,
+        )
         found.append(EloChange(policy=policy, n_prompts=n_prompts, **change))
     found.sort(key=lambda entry: -abs(np.subtract(*entry.signed_mismatch)))
     names = [{"name": t.name, "board": t.board, "date": t.date} for t in tables]
@@ -241,7 +256,12 @@ def compare_elo(
 
 
 def _describe_change(
-    margins: Floats, targets: list[float], *, kind: WinRateKind, temperature: float
+    margins: Floats,
+    targets: list[float],
+    *,
+    prompts: Codes,
+    kind: WinRateKind,
+    temperature: float,
 ) -> dict[str, Any]:
     """The fields of an `EloChange` that margins and both targets decide."""
     rate = float(wins(margins, kind=kind, temperature=temperature).mean())
@@ -254,5 +274,5 @@ def _describe_change(
         "expected": tuple(targets),
         "signed_mismatch": tuple(float(signed_mismatch(rate, target)) for target in targets),
         "offset": tuple(offsets),
-        "n_changed": int((sides[0] != sides[1]).sum()),
+        "n_changed": len(np.unique(prompts[sides[0] != sides[1]])),
     }

@@ -236,6 +236,45 @@ def prompt_categories(scores: pl.DataFrame) -> dict[str, str]:
     return dict(known.iter_rows())
 
 
+def require_comparable(matrix: ScoreMatrix, reference: str) -> None:
+    """Policies that can all be set against one of them, on enough prompts.
+
+    Args:
+        matrix: The scores.
+        reference: One of its policies.
+
+    Raises:
+        DataError: If a policy shares fewer than 30 prompts with the reference.
+
+    Example:
+        >>> rows = [(str(i), policy, 0, 1.0) for i in range(30) for policy in "ab"]
+        >>> names = ["prompt_id", "policy", "sample", "score"]
+        >>> require_comparable(score_matrix(pl.DataFrame(rows, schema=names, orient="row")), "a")
+    """
+    answered = np.isfinite(matrix.values)
+    shared = answered & answered[:, [matrix.policies.index(reference)]]
+    for policy, column in zip(matrix.policies, shared.T, strict=True):
+        n = len(np.unique(matrix.prompts[column]))
+        require_shared_prompts(n, policy=policy, reference=reference)
+
+
+def require_two_policies(over_valued: str, reference: str) -> None:
+    """Two names for a pair of policies: none is calibrated against itself.
+
+    Args:
+        over_valued: The policy to calibrate.
+        reference: The policy that stays.
+
+    Raises:
+        DataError: If both are the same.
+
+    Example:
+        >>> require_two_policies("vicuna-7b", "gpt4_0613")
+    """
+    if over_valued == reference:
+        raise DataError(f"{reference!r} is both over-valued and reference; name two policies")
+
+
 def require_shared_prompts(n_shared: int, *, policy: str, reference: str) -> None:
     """Enough prompts in common to say anything.
 
