@@ -54,6 +54,8 @@ def write_scores(name: str) -> None:
         "word.csv": lambda: row_3("high", "score"),
         "dates.parquet": lambda: good.with_columns(score=pl.lit(date(2025, 3, 3))),
         "truths.parquet": lambda: good.with_columns(score=pl.col("score") > 0),
+        "half.parquet": lambda: good.with_columns(sample=pl.lit(0.5)),
+        "said.parquet": lambda: good.with_columns(truncated=pl.lit("maybe")),
         "nested.parquet": lambda: good.with_columns(score=pl.concat_list("score")),
         "no-id.parquet": lambda: row_3(None, "prompt_id"),
         "twice.parquet": lambda: pl.concat([good, good.head(1)]),
@@ -98,6 +100,8 @@ def write_scores(name: str) -> None:
         ("dates.parquet", "dates.parquet: column 'score' holds Date, not numbers"),
         ("truths.parquet", "truths.parquet: column 'score' holds Boolean, not numbers"),
         ("nested.parquet", "nested.parquet: column 'score' holds List(Float64), not one value"),
+        ("half.parquet", f"half.parquet: row 1: sample of '{SIMPO}' is '0.5'"),
+        ("said.parquet", "said.parquet: column 'truncated' holds String, not true or false"),
         ("no-id.parquet", f"no-id.parquet: row 4: prompt_id of '{SIMPO}' is 'None'"),
         ("twice.parquet", f"prompt 'p000', policy '{SIMPO}', sample 0 stands more than once"),
         ("empty.parquet", "empty.parquet: no rows; give a file with scores"),
@@ -226,6 +230,13 @@ def test_prompts_without_a_category_are_refused(
         assert "no column 'category'" in error
         named = (word.replace("category", "colour") for word in run)
         assert "no column 'colour'" in run_charm(*(w.format("scores.parquet") for w in named)).error
+        good_scores().with_columns(colour=pl.concat_list("category")).write_parquet(
+            "scores.parquet"
+        )
+        before = state(workplace)
+        named = (word.replace("category", "colour") for word in run)
+        error = run_charm(*(word.format("scores.parquet") for word in named)).error
+        assert "scores.parquet: column 'colour' holds List(String), not one value" in error
     assert state(workplace) == before
 
 

@@ -160,10 +160,12 @@ def audit_categories(
     if MERGED in groups:
         raise DataError(f"scores: {MERGED!r} is the name of small categories; rename yours")
     n_policies = scores["policy"].n_unique()
-    shared = {name: _least_shared(part, chosen, n_policies) for name, part in groups.items()}
+    shared = {
+        name: _least_shared(part, chosen, n_policies=n_policies) for name, part in groups.items()
+    }
     small = tuple(name for name, n in shared.items() if n < MIN_PROMPTS)
     rest = scores.filter(pl.col("category").is_in(small))
-    mergeable = _least_shared(rest, chosen, n_policies) >= MIN_PROMPTS
+    mergeable = _least_shared(rest, chosen, n_policies=n_policies) >= MIN_PROMPTS
     groups = {name: part for name, part in groups.items() if name not in small}
     if mergeable:
         groups[MERGED] = rest
@@ -174,7 +176,7 @@ def audit_categories(
     return CategoryAudits(audits=audits, merged=kept, left_out=dropped)
 
 
-def _least_shared(scores: pl.DataFrame, reference: str, n_policies: int) -> int:
+def _least_shared(scores: pl.DataFrame, reference: str, *, n_policies: int) -> int:
     """Prompts shared with the reference by the policy that shares the fewest of them."""
     key = ["prompt_id", "sample"]
     met = scores.filter(pl.col("policy") == reference).select(key)

@@ -129,6 +129,7 @@ def _read_one(name: str, *, by: str) -> pl.DataFrame:
     frame = read_table(name)
     wanted = ("prompt_id", "policy", "score", *([by] if by != "category" else []))
     require_columns(frame, wanted, where=name)
+    require_plain_columns(frame, (by,), where=name)
     if by != "category":
         frame = frame.with_columns(pl.col(by).cast(pl.String).alias("category"))
     if frame.is_empty():
@@ -140,6 +141,9 @@ def _read_one(name: str, *, by: str) -> pl.DataFrame:
     schema = SCORE_SCHEMA | {name: kind for name, kind in OPTIONAL.items() if name in frame.columns}
     require_plain_columns(frame, schema, where=name)
     require_number_columns(frame, ("score", "raw_score", "sample", "n_tokens"), where=name)
+    kind = frame.schema.get("truncated", pl.Null())
+    if not (kind.is_numeric() or kind in (pl.Boolean, pl.Null)):
+        raise DataError(f"{name}: column 'truncated' holds {kind}, not true or false; mend it")
     cast = frame.select(pl.col(column).cast(kind, strict=False) for column, kind in schema.items())
     _refuse_unusable(frame, cast, where=name)
     return cast
@@ -150,6 +154,8 @@ def _refuse_unusable(raw: pl.DataFrame, cast: pl.DataFrame, *, where: str) -> No
     scores = [column for column in ("score", "raw_score") if column in cast.columns]
     for column in (*scores, "prompt_id", "policy", "sample", "reward_model"):
         usable = cast[column].is_finite() if column in scores else cast[column].is_not_null()
+        if column == "sample" and column in raw.columns:  # a number, but 0.5 is that of no sample
+            usable &= cast[column] == raw[column].cast(pl.Float64, strict=False)
         row = (~usable.fill_null(value=False)).arg_true()
         if not row.is_empty():
             first = int(row[0])
