@@ -110,6 +110,25 @@ def test_the_demo_writes_into_no_folder_that_is_there(run_charm: Run, workplace:
 
 
 @pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--cross-validate", "5", "--out", "o.json"), "nothing is written"),
+        (("--cross-validate", "5", "--method", "probit"), "all are tried"),
+        (("--no-shrink", "--out", "o.json"), "needs --by COLUMN"),
+        (("--responses", "r.csv", "--out", "o.json"), "needs --method length"),
+    ],
+)
+def test_an_option_that_nothing_would_heed_is_wrong_usage(
+    run_charm: Run, workplace: Path, options: tuple[str, ...], message: str
+) -> None:
+    before = state(workplace)
+    ended = run_charm(*CALIBRATE, *options)
+    assert ended.status == 2
+    assert message in " ".join(ended.err.split())
+    assert state(workplace) == before
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("audit", "scores.parquet", "--temperature", "0"), "temperature must be positive"),
