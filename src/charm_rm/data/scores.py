@@ -250,13 +250,15 @@ def require_comparable(matrix: ScoreMatrix, reference: str) -> None:
         reference: One of its policies.
 
     Raises:
-        DataError: If a policy shares fewer than 30 prompts with the reference.
+        DataError: If the reference is unknown, or a policy shares fewer than 30 prompts with it.
 
     Example:
         >>> rows = [(str(i), policy, 0, 1.0) for i in range(30) for policy in "ab"]
         >>> names = ["prompt_id", "policy", "sample", "score"]
         >>> require_comparable(score_matrix(pl.DataFrame(rows, schema=names, orient="row")), "a")
     """
+    if reference not in matrix.policies:
+        raise not_found("reference", reference, names=matrix.policies, where="scores")
     answered = np.isfinite(matrix.values)
     shared = answered & answered[:, [matrix.policies.index(reference)]]
     for policy, column in zip(matrix.policies, shared.T, strict=True):
