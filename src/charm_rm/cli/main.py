@@ -18,6 +18,7 @@ from charm_rm.cli.elo import elo
 from charm_rm.cli.evaluate import evaluate
 from charm_rm.cli.options import fill_optional_values
 from charm_rm.cli.pairs import pairs
+from charm_rm.cli.preferences import preferences
 from charm_rm.cli.prompts import prompts
 from charm_rm.cli.responses import responses
 from charm_rm.cli.score import score
@@ -43,6 +44,7 @@ for command in (
     audit,
     calibrate,
     pairs,
+    preferences,
     best_of_n,
     compare,
     selftest,
