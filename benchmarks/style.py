@@ -1,6 +1,6 @@
 """How fast style is counted, and how often its 95% intervals hold the truth.
 
-Speed: the AlpacaEval outputs of the shared data, repeated to 179,503 (223 policies x 805 prompts),
+Speed: the AlpacaEval outputs of the shared data, repeated to 179,503 (223 policies on 805 prompts),
 every repeat made a text of its own. Coverage: pairs, benchmark items and margins of which the true
 values are known; many draws, each with its intervals.
 """
@@ -20,7 +20,7 @@ from charm_rm.core.margin_parts import explain_margins
 from charm_rm.core.style import preference_ratios, ratio_changes, style_spreads
 from charm_rm.data.style_patterns import count_patterns, read_patterns
 
-N_RESPONSES = 223 * 805
+N_RESPONSES = 179_503
 OUTPUTS = ("outputs", "outputs_judged_extra", "outputs_preference_optimized")
 STYLE_MEANS = {"no style effect": [0.0, 0.0, 0.0], "style effects": [-0.3, 0.1, 0.2]}
 RATIOS = (  # prompts, share of rejected responses, ratio, pairs per prompt

@@ -84,7 +84,7 @@ def test_errors_of_real_votes_are_not_independent_and_least_so_with_an_anchor(
 def test_intervals_of_style_mostly_cover(tmp_path: Path) -> None:
     out = tmp_path / "shares.json"
     result = subprocess.run(
-        [sys.executable, str(BENCHMARKS / "style.py"), "--draws", "25", "--json", str(out)],
+        [sys.executable, str(BENCHMARKS / "style.py"), "--draws", "15", "--json", str(out)],
         capture_output=True,
         text=True,
         encoding="utf-8",
@@ -94,5 +94,5 @@ def test_intervals_of_style_mostly_cover(tmp_path: Path) -> None:
     found = json.loads(out.read_text(encoding="utf-8"))["coverage"]
     shares = [entry["covers"] for entry in found.values()]
     assert len(shares) == 14
-    assert min(shares) > 0.75  # of 25; all together have room for chance
+    assert min(shares) > 0.7  # of 15; all together have room for chance
     assert 0.9 <= sum(shares) / len(shares) <= 1.0

@@ -155,7 +155,7 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize("start", ["", "🏴", "| -", "[", "I'm sorry, but as an AI "])
+@pytest.mark.parametrize("start", ["", "🏴", "["])
 def test_a_megabyte_of_hostile_text_takes_no_time(start: str) -> None:
     texts = [start + piece * ((1 << 20) // len(piece.encode())) for piece in HOSTILE]
     began = time.perf_counter()
