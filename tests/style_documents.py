@@ -36,7 +36,13 @@ MARGINS: dict[str, Any] = {
             "explained": {"value": 0.75, "low": 0.55, "high": 0.95},
             "rest": {"value": 0.5, "low": 0.3, "high": 0.7},
             "r_squared": 0.375,
-            "parts": [{"pattern": "bold", "part": 0.625, "low": 0.5, "high": 0.75, "slope": 2.0}],
+            "parts": [
+                {"pattern": "bold", "part": 0.625, "low": 0.5, "high": 0.75}
+                | {"slope": 2.0, "mean_difference": 0.3125}
+            ],
+            "too_rare": ["table"],
+            "offset": -1.375,
+            "offset_alike": -0.5625,
         }
     ],
     "n_resamples": 1000,

@@ -27,7 +27,22 @@ def test_the_page_holds_the_numbers_of_the_documents(run_charm: Run) -> None:
     ended = run_charm("report", *documents, "--out", "page.html")
     assert ended.status == 0, ended.err
     page = Path("page.html").read_text(encoding="utf-8")
-    numbers = [1.5, 30.0, 900.5, 4.0, 0.375, 1.25, 0.75, 0.5, 0.625, -0.25, 0.0417, 179]
+    numbers = [
+        1.5,
+        30.0,
+        900.5,
+        4.0,
+        0.375,
+        1.25,
+        0.75,
+        0.5,
+        0.625,
+        -0.25,
+        0.0417,
+        179,
+        -1.375,
+        -0.5625,
+    ]
     for number in numbers:
         assert f'data-value="{number}"' in page, number
     for section in ("style", "style-of-margins"):
@@ -50,3 +65,16 @@ def test_the_parts_of_a_margin_and_the_rest_are_drawn() -> None:
     rows = [row for rows in figure.chart.to_dict()["datasets"].values() for row in rows]
     assert [row["value"] for row in rows if "label" in row] == [0.625, 0.5]
     assert "+1.25 (+1.05 to +1.45) score points" in figure.subtitle
+
+
+def test_what_charm_style_prints_is_read_as_it_is(run_charm: Run) -> None:
+    pairs = ("pairs", "scores.parquet", "--offsets", "offsets.json", "--out", "pairs.parquet")
+    assert run_charm(*pairs, "--responses", "responses.parquet").status == 0
+    counted = run_charm("style", "pairs.parquet", "--json")
+    Path("style.json").write_text(counted.out, encoding="utf-8")
+    ended = run_charm("report", "style.json", "--out", "page.html")
+    assert ended.status == 0, ended.err
+    page = Path("page.html").read_text(encoding="utf-8")
+    for row in json.loads(counted.out)["pairs"]["rows"]:
+        assert f'data-value="{row["pattern"]}"' in page
+        assert f'data-value="{float(row["chosen"])}"' in page

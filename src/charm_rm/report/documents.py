@@ -21,7 +21,8 @@ from charm_rm.compare import CategoryAudits
 from charm_rm.cross_validate import CrossValidation
 from charm_rm.data.offsets import Calibration
 from charm_rm.data.tables import DataError
-from charm_rm.report.style_documents import StyleOfMargins, StyleOfPairs, StyleSpread
+from charm_rm.style import PairStyle, StyleSpread
+from charm_rm.style_margins import MarginStyles
 
 Result = TypeVar("Result")
 
@@ -138,9 +139,9 @@ def read_document(document: Mapping[str, Any], kind: str, *, where: str) -> Any:
         "battles": Battles,
         "models side by side": ModelTable,
         "cross-validation": CrossValidation,
-        "style of pairs": StyleOfPairs,
+        "style of pairs": PairStyle,
         "style spread": StyleSpread,
-        "style of margins": StyleOfMargins,
+        "style of margins": MarginStyles,
     }
     result = restore(plain[kind], _flat(document), where=where)
     require_entries(result, where=where)

@@ -11,10 +11,11 @@ from charm_rm.report.rows import FIRST, THEN, with_interval
 from charm_rm.report.words import count, number, number_and_interval, ratio_and_interval
 
 if TYPE_CHECKING:
-    from charm_rm.report.style_documents import PatternTable, StyleOfMargins, StyleOfPairs
+    from charm_rm.style import PairStyle, StyleTable
+    from charm_rm.style_margins import MarginStyles
 
 
-def style_figure(style: StyleOfPairs, *, width: int) -> Figure:
+def style_figure(style: PairStyle, *, width: int) -> Figure:
     """Preference ratio of every pattern with its interval, before and after (Table 6).
 
     Args:
@@ -22,9 +23,9 @@ def style_figure(style: StyleOfPairs, *, width: int) -> Figure:
         width: Width of the plot in pixels.
 
     Example:
-        >>> from charm_rm.report.style_documents import PatternRatio, PatternTable, StyleOfPairs
-        >>> bold = PatternRatio("bold", 60, 40, 0.6, 1.5, 1.1, 2.0)
-        >>> found = StyleOfPairs(PatternTable(100, 100, (bold,)), None, ())
+        >>> from charm_rm.style import PairStyle, StyleRatio, StyleTable
+        >>> bold = StyleRatio("bold", 60, 40, 0.6, 0.4, 1.5, 1.1, 2.0)
+        >>> found = PairStyle(StyleTable(100, 100, (bold,)), None, (), None)
         >>> style_figure(found, width=740).subtitle
         'Chosen over rejected, 95% intervals; 100 pairs, 100 prompts'
     """
@@ -46,7 +47,7 @@ def style_figure(style: StyleOfPairs, *, width: int) -> Figure:
     return Figure("style", title, subtitle, caption, chart)
 
 
-def _rows(table: PatternTable, *, shown: str) -> list[Row]:
+def _rows(table: StyleTable, *, shown: str) -> list[Row]:
     return [
         {
             "label": row.pattern,
@@ -62,7 +63,7 @@ def _rows(table: PatternTable, *, shown: str) -> list[Row]:
     ]
 
 
-def margin_figure(style: StyleOfMargins, *, width: int) -> Figure:
+def margin_figure(style: MarginStyles, *, width: int) -> Figure:
     """The parts of the first policy's mean margin that go with each pattern, and the rest.
 
     Args:
@@ -70,11 +71,11 @@ def margin_figure(style: StyleOfMargins, *, width: int) -> Figure:
         width: Width of the plot in pixels.
 
     Example:
-        >>> from charm_rm.report.style_documents import *
+        >>> from charm_rm.style_margins import Estimate, MarginPart, MarginStyle, MarginStyles
         >>> one = Estimate(1.0, 0.9, 1.1)
-        >>> part = MarginPart("bold", 0.4, 0.3, 0.5)
-        >>> policy = MarginOfPolicy("gemma", 403, one, one, one, 0.3, (part,))
-        >>> margin_figure(StyleOfMargins("rm", "gpt-4o-mini", (policy,)), width=740).title
+        >>> part = MarginPart("bold", 0.2, 2.0, 0.4, 0.3, 0.5)
+        >>> policy = MarginStyle("gemma", 403, one, one, one, 0.3, (part,), (), None, None)
+        >>> margin_figure(MarginStyles("rm", "gpt-4o-mini", (policy,), 1000, 0), width=740).title
         'What the mean margin of gemma is made of'
     """
     first = style.policies[0]

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from charm_rm.data.offsets import Calibration
     from charm_rm.report.documents import Benchmarked, TrainingLog
     from charm_rm.report.flipped import FlippedPairs
-    from charm_rm.report.style_documents import StyleOfMargins, StyleOfPairs, StyleSpread
     from charm_rm.standings import Ranking, WinRateMatrices
+    from charm_rm.style import PairStyle, StyleSpread
+    from charm_rm.style_margins import MarginStyles
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,8 @@ class Findings:
     benchmarks: tuple[Benchmarked, ...] = ()
     cross_validations: tuple[CrossValidation, ...] = ()
     training: tuple[TrainingLog, ...] = ()
-    pair_style: tuple[StyleOfPairs, ...] = ()
-    margin_style: tuple[StyleOfMargins, ...] = ()
+    pair_style: tuple[PairStyle, ...] = ()
+    margin_style: tuple[MarginStyles, ...] = ()
     style_spread: tuple[StyleSpread, ...] = ()
     facts: Mapping[str, str] | None = None
     sources: tuple[Source, ...] = ()
