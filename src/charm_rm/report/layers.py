@@ -104,18 +104,19 @@ def tooltip(**fields: str) -> list[alt.Tooltip]:
     return [heading, *(alt.Tooltip(f"{field}:N", title=title) for field, title in fields.items())]
 
 
-def lit(*fields: str) -> Any:
+def lit(*fields: str) -> alt.OpacityValue:
     """Opacity that leaves faint what the reader does not look for.
 
     Args:
         *fields: Fields of the row that hold the name of a policy.
 
     Example:
-        >>> lit("policy")["condition"]["value"]
+        >>> lit("policy").to_dict()["condition"]["value"]
         1
     """
     found = " || ".join(f"indexof({HIGHLIGHT}, datum.{field}) >= 0" for field in fields)
-    return alt.condition(f"!length({HIGHLIGHT}) || {found}", alt.value(1), alt.value(FAINT))
+    test = {"test": f"!length({HIGHLIGHT}) || {found}", "value": 1}
+    return alt.OpacityValue(FAINT, condition=test)
 
 
 def segments(

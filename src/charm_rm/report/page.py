@@ -24,7 +24,7 @@ from charm_rm.report.figure import Figure
 from charm_rm.report.figures import MOST_CELLS, draw_figures
 from charm_rm.report.figures_of_results import shown_measures
 from charm_rm.report.findings import Findings
-from charm_rm.report.flipped import MOST_BYTES, MOST_PAIRS
+from charm_rm.report.flipped import MOST_BYTES
 from charm_rm.report.theme import OVER, UNCLEAR, UNDER, theme, verdict
 
 PHONE = 300  # plot width of the figures on a phone, in pixels
@@ -77,7 +77,6 @@ def render_page(findings: Findings) -> str:
             benchmarks=_by_benchmark(findings),
             data={"figures": specifications, "datasets": pooled, "pairs": shown},
             touch=TOUCH,
-            most_pairs=MOST_PAIRS,
             most_bytes=MOST_BYTES,
             most_cells=MOST_CELLS,
             ratings_drawn=words.RATINGS_DRAWN,
