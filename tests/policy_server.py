@@ -67,7 +67,7 @@ class PolicyServer(RewardServer):
             self.bodies.append(body)
             self.answered[text] += 1
         message = {"role": "assistant", "content": text} | self.messages.get(asked, {})
-        reply = {
+        reply: dict[str, Any] = {
             "id": "chatcmpl-1",
             "model": f"{body['model']}-2026",
             "choices": [

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, TypeVar
 
 Ids = Sequence[int]
 
@@ -189,8 +189,11 @@ def spoil(reply: Any, fault: str, chance: random.Random) -> Any:
     return reply
 
 
+Server = TypeVar("Server", bound=RewardServer)
+
+
 @contextmanager
-def serve(server: RewardServer) -> Iterator[RewardServer]:
+def serve(server: Server) -> Iterator[Server]:
     """Runs it on a free port of 127.0.0.1 until the block ends."""
     listener = ThreadingHTTPServer(("127.0.0.1", 0), _handler(server))
     listener.daemon_threads = True
