@@ -55,7 +55,7 @@ class Completion:
     Attributes:
         request: What it answers.
         text: The response as written; reasoning in ``<think>`` tags may still stand in front.
-        finish_reason: "stop", "length", or what a server gave.
+        finish_reason: "stop", "length", or what a server gave; None where it gave none.
         reasoning: Reasoning that a server hands out apart from the text.
         n_prompt_tokens: Tokens of the conversation, where known.
         n_tokens: Tokens written, reasoning included, where known.
@@ -63,7 +63,7 @@ class Completion:
 
     request: Request
     text: str
-    finish_reason: str
+    finish_reason: str | None
     reasoning: str | None = None
     n_prompt_tokens: int | None = None
     n_tokens: int | None = None

@@ -32,6 +32,7 @@ from charm_rm.data.prompts import Message
 from charm_rm.data.scores import OPTIONAL, SCORE_SCHEMA
 from charm_rm.data.tables import DataError
 from charm_rm.models.batches import find_end_of_prompt, length_batches, padded_length
+from charm_rm.models.digests import digest_files
 from charm_rm.models.encoding import encode_conversations
 from charm_rm.models.heads import Head
 from charm_rm.models.inputs import (
@@ -215,7 +216,7 @@ class RewardModel:
         """What decides this model's scores, to be compared when a run resumes."""
         return {
             "reward_model": self.name,
-            "weights": _digest_files(self.files),
+            "weights": digest_files(self.files),
             "revision": self.revision,
             "template": hashlib.sha256(self.template.encode()).hexdigest()[:16],
             "bos": self.bos,
@@ -227,15 +228,6 @@ class RewardModel:
             "device": self.device.type,
             "exact": self.exact,
         }
-
-
-def _digest_files(files: Sequence[Path]) -> str:
-    """SHA-256 over whole files: a second per gigabyte, less than loading them takes."""
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:16]
 
 
 def score_responses(
