@@ -6,21 +6,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charm_rm.cli.console import print_json, record_run, require_extra, say, warn
-from charm_rm.cli.endpoint import Concurrency, Endpoint, refuse_options
+from charm_rm.cli.console import print_json, record_run, say, warn
+from charm_rm.cli.endpoint import refuse_options
+from charm_rm.cli.generate_engines import Engine, connect_engine, load_engine
 from charm_rm.cli.generate_words import print_estimate, say_summary, warnings_about
-from charm_rm.cli.options import Json, Seed
+from charm_rm.cli.options import Device, Json, Precision, Revision, Seed, TrustRemoteCode
 from charm_rm.cli.progress import Meter, meter
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from charm_rm.models.endpoint_policy import EndpointPolicy
     from charm_rm.models.generating import Generated
     from charm_rm.models.generation_costs import Prices
-    from charm_rm.models.policies import Request, Sampling
-
-LIBRARIES = ("charm-rm", "httpx2", "polars")
+    from charm_rm.models.policies import Request
 
 
 def generate(
@@ -48,12 +46,19 @@ def generate(
     model: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME",
-            help="What the server calls the model.",
-            show_default="its only one",
+            metavar="DIR|HUB_ID|NAME",
+            help="Causal language model to load; with --endpoint, what the server calls it.",
+            show_default="the server's only one",
         ),
     ] = None,
-    endpoint: Endpoint = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Server with a chat API as OpenAI's; a key for it is read from CHARM_API_KEY.",
+            show_default="write here",
+        ),
+    ] = None,
     sample: Annotated[
         int | None,
         typer.Option(metavar="N", min=1, help="Draw N prompts at random.", show_default="all"),
@@ -79,7 +84,29 @@ def generate(
             show_default=False,
         ),
     ] = None,
-    concurrency: Concurrency = None,
+    dtype: Annotated[
+        Precision | None,
+        typer.Option(
+            help="Precision of the model.", show_default="bfloat16 where the device computes in it"
+        ),
+    ] = None,
+    device: Device = None,
+    revision: Revision = None,
+    chat_template: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Jinja chat template.", show_default="the model's own"),
+    ] = None,
+    trust_remote_code: TrustRemoteCode = False,
+    concurrency: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=1024,
+            help="Most responses under way at once.",
+            show_default="64; on a CPU 32 a thread",
+        ),
+    ] = None,
     timeout: Annotated[
         float | None,
         typer.Option(
@@ -111,41 +138,62 @@ def generate(
     ] = 0,
     json: Json = False,
 ) -> None:
-    """Let a policy answer prompts, behind an OpenAI-compatible endpoint.
+    """Let a policy answer prompts: a model loaded here, or on a server.
 
     Run it again to resume, or to ask again for what failed.
 
-    Example: charm generate --policy llama-3-8b --prompts prompts.parquet
-    --endpoint http://127.0.0.1:8000 --model meta-llama/Meta-Llama-3-8B-Instruct --out llama-3-8b
+    Example: charm generate --model HuggingFaceTB/SmolLM2-135M-Instruct --prompts prompts.parquet
+    --out smollm2
     """
-    _check_options(out, top_p=top_p, dry_run=dry_run, probe=probe, endpoint=endpoint)
+    _check_options(out, top_p=top_p, dry_run=dry_run, probe=probe)
     from charm_rm.models.generation_costs import Prices
     from charm_rm.models.policies import Sampling
 
-    sampling = Sampling(temperature, top_p, max_new_tokens)
-    offline = dry_run and not probe and model is not None
-    engine = _connect(
-        str(endpoint), model, sampling, concurrency=concurrency, timeout=timeout, ask=not offline
-    )
     wanted = _read(prompts, n=sample, samples=samples, seed=seed, system=system)
+    sampling = Sampling(temperature, top_p, max_new_tokens)
+    local: dict[str, Any] = {
+        "dtype": dtype.value if dtype else None,
+        "device": device,
+        "revision": revision,
+        "chat_template": chat_template,
+        "trust_remote_code": trust_remote_code,
+    }
+    if endpoint is not None:
+        options = {f"--{name.replace('_', '-')}": value for name, value in local.items()}
+        refuse_options(options, because="is the server's choice with --endpoint; leave it out")
+        engine = connect_engine(
+            endpoint,
+            model=model,
+            sampling=sampling,
+            concurrency=concurrency,
+            timeout=timeout,
+            ask=not dry_run or probe > 0,
+        )
+    else:
+        if model is None:
+            raise typer.BadParameter("give a model, or --endpoint", param_hint="--model")
+        refuse_options({"--timeout": timeout}, because="is for a server; give its --endpoint")
+        engine = load_engine(model, sampling=sampling, concurrency=concurrency, **local)
+    warn(engine.warnings)
+    name = policy or engine.name
     job = _Job(
-        name=policy or engine.name,
+        name=name,
         folder=out,
         settings={
-            "policy": policy or engine.name,
-            **engine.fingerprint(),
+            "policy": name,
+            **engine.fingerprint,
             **asdict(sampling),
             "seed": seed,
             "system": system,
         },
         prices=Prices(price_in, price_out),
-        limit=sampling.max_new_tokens,
+        limit=max_new_tokens,
     )
     if dry_run:
         _estimate(wanted, engine, job, probe=probe, json=json)
         return
     generated, progress = _run(wanted, engine, job)
-    made_by = record_run(prompts) | {"settings": job.settings, **_provenance(engine)}
+    made_by = record_run(prompts) | {"settings": job.settings} | engine.record()
     _finish(generated, job, progress, made_by=made_by, json=json)
 
 
@@ -168,41 +216,15 @@ class _Job:
     limit: int
 
 
-def _check_options(
-    out: str, *, top_p: float, dry_run: bool, probe: int, endpoint: str | None
-) -> None:
+def _check_options(out: str, *, top_p: float, dry_run: bool, probe: int) -> None:
     from charm_rm.data.tables import DataError
 
-    if endpoint is None:
-        raise typer.BadParameter("give the address of a server", param_hint="--endpoint")
     if not 0.0 < top_p <= 1.0:
         raise typer.BadParameter(f"{top_p:g} is not above 0 and up to 1", param_hint="--top-p")
     if not dry_run:
         refuse_options({"--probe": probe}, because="measures for an estimate; give --dry-run")
     if Path(out).exists() and not Path(out).is_dir():
         raise DataError(f"{out}: is a file; give a directory")
-
-
-def _connect(
-    url: str,
-    model: str | None,
-    sampling: "Sampling",
-    *,
-    concurrency: int | None,
-    timeout: float | None,
-    ask: bool,
-) -> "EndpointPolicy":
-    """The served model; nothing is asked where its name is all that is needed."""
-    require_extra("charm generate --endpoint", "httpx2", extra="endpoint")
-    from charm_rm.models.endpoint_policy import TIMEOUT, EndpointPolicy, find_policy
-    from charm_rm.models.endpoints import CONCURRENCY, Endpoint, parse_address
-
-    where = Endpoint(
-        parse_address(url), concurrency=concurrency or CONCURRENCY, timeout=timeout or TIMEOUT
-    )
-    if model is not None and not ask:
-        return EndpointPolicy(model, where, sampling)
-    return find_policy(where, model=model, sampling=sampling)
 
 
 def _read(
@@ -220,16 +242,16 @@ def _read(
 
 
 def _run(
-    wanted: _Wanted, engine: "EndpointPolicy", job: _Job, *, limit: int | None = None
+    wanted: _Wanted, engine: Engine, job: _Job, *, limit: int | None = None
 ) -> "tuple[Generated, Meter]":
     from charm_rm.models.generating import generate_responses
 
-    say(f"{len(wanted.requests):,} responses wanted; {engine.name} on {engine.endpoint.url}")
+    say(f"{len(wanted.requests):,} responses wanted; {engine.name} {engine.where}")
     with meter("responses") as progress:
         generated = generate_responses(
             wanted.prompts,
             wanted.requests,
-            engine,
+            engine.policy,
             name=job.name,
             folder=job.folder,
             settings=job.settings,
@@ -237,20 +259,6 @@ def _run(
             on_progress=progress.report_responses,
         )
     return generated, progress
-
-
-def _provenance(engine: "EndpointPolicy") -> dict[str, Any]:
-    from charm_rm.data.provenance import library_versions
-
-    return {
-        "server": {
-            "endpoint": engine.endpoint.url,
-            "owner": engine.owner,
-            "answered_as": dict(engine.answered_as),
-            "left_out": list(engine.left_out),
-        },
-        "libraries": library_versions(LIBRARIES),
-    }
 
 
 def _finish(
@@ -298,9 +306,7 @@ def _finish(
         )
 
 
-def _estimate(
-    wanted: _Wanted, engine: "EndpointPolicy", job: _Job, *, probe: int, json: bool
-) -> None:
+def _estimate(wanted: _Wanted, engine: Engine, job: _Job, *, probe: int, json: bool) -> None:
     """Tokens, cost and time of what is missing, from assumptions or from a probe."""
     from charm_rm.models.generating import find_missing
     from charm_rm.models.generation_costs import estimate_run

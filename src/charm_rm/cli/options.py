@@ -118,6 +118,14 @@ MaxLength = Annotated[
         show_default="what the model takes",
     ),
 ]
+BatchTokens = Annotated[
+    int,
+    typer.Option(
+        metavar="TOKENS",
+        min=1,
+        help="Padded tokens per batch on a GPU; a killed run loses about as many.",
+    ),
+]
 NoSystemPrompt = Annotated[
     bool,
     typer.Option(

@@ -67,6 +67,16 @@ class EndpointPolicy:
     answered_as: Counter[str] = field(default_factory=Counter)
     left_out: list[str] = field(default_factory=list)
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a user should know before the first request."""
+        if not self.listed or self.name in self.listed:
+            return ()
+        return (
+            f"{self.endpoint.url} does not list {self.name!r} but {', '.join(self.listed[:8])}; it "
+            "is asked all the same, and may answer with another model",
+        )
+
     def fingerprint(self) -> dict[str, Setting]:
         """What decides the responses, to be compared when a run resumes; no key is in it.
 

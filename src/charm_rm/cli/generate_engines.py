@@ -1,0 +1,132 @@
+"""What writes the responses of ``charm generate``: a model loaded here, or one on a server."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from charm_rm.cli.console import require_extra
+
+if TYPE_CHECKING:
+    from charm_rm.data.parts import Setting
+    from charm_rm.models.policies import Policy, Sampling
+
+LIBRARIES = ("charm-rm", "polars")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A policy, and what is said and recorded of it.
+
+    Attributes:
+        name: What its model is called.
+        policy: The policy itself.
+        fingerprint: What decides its responses beside the sampling.
+        where: Words on where it runs.
+        warnings: What a user should know of it.
+        record: Called after the run: what of the engine goes into the provenance.
+    """
+
+    name: str
+    policy: "Policy"
+    fingerprint: "dict[str, Setting]"
+    where: str
+    warnings: tuple[str, ...]
+    record: Callable[[], dict[str, Any]]
+
+
+def load_engine(
+    model: str,
+    *,
+    sampling: "Sampling",
+    concurrency: int | None,
+    dtype: str | None,
+    device: str | None,
+    revision: str | None,
+    chat_template: str | None,
+    trust_remote_code: bool,
+) -> Engine:
+    """A model that is loaded here.
+
+    Raises:
+        DataError: If the model or the file of the chat template is not to be had or not usable.
+        MissingExtraError: If a library is missing.
+    """
+    for module in ("torch", "transformers"):
+        require_extra("charm generate", module, extra="models")
+    from charm_rm.data.provenance import library_versions
+    from charm_rm.models.local_policy import load_local_policy
+
+    policy = load_local_policy(
+        model,
+        sampling=sampling,
+        dtype=dtype,
+        device=device,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        chat_template=None if chat_template is None else _read_template(chat_template),
+        n_slots=concurrency,
+    )
+    return Engine(
+        name=policy.name,
+        policy=policy,
+        fingerprint={"engine": "local", **policy.fingerprint()},
+        where=f"in {policy.dtype} on {policy.model.device}",
+        warnings=policy.warnings,
+        record=lambda: {"libraries": library_versions()},
+    )
+
+
+def connect_engine(
+    url: str,
+    *,
+    model: str | None,
+    sampling: "Sampling",
+    concurrency: int | None,
+    timeout: float | None,
+    ask: bool = True,
+) -> Engine:
+    """A model on a server; nothing is sent where ``ask`` is not set and its name is given.
+
+    Raises:
+        DataError: If the address is none, there is no server, or it does not take the key.
+        ValueError: If the server has several models and none is named.
+        MissingExtraError: If a library is missing.
+    """
+    require_extra("charm generate --endpoint", "httpx2", extra="endpoint")
+    from charm_rm.data.provenance import library_versions
+    from charm_rm.models.endpoint_policy import TIMEOUT, EndpointPolicy, find_policy
+    from charm_rm.models.endpoints import CONCURRENCY, Endpoint, parse_address
+
+    where = Endpoint(
+        parse_address(url), concurrency=concurrency or CONCURRENCY, timeout=timeout or TIMEOUT
+    )
+    if model is not None and not ask:
+        policy = EndpointPolicy(model, where, sampling)
+    else:
+        policy = find_policy(where, model=model, sampling=sampling)
+    return Engine(
+        name=policy.name,
+        policy=policy,
+        fingerprint=policy.fingerprint(),
+        where=f"on {where.url}",
+        warnings=policy.warnings,
+        record=lambda: {
+            "server": {
+                "endpoint": where.url,
+                "owner": policy.owner,
+                "answered_as": dict(policy.answered_as),
+                "left_out": list(policy.left_out),
+            },
+            "libraries": library_versions([*LIBRARIES, "httpx2"]),
+        },
+    )
+
+
+def _read_template(path: str) -> str:
+    from charm_rm.data.tables import DataError
+
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not a readable chat template; give a Jinja file") from error
