@@ -19,32 +19,13 @@ from charm_rm.models import cluster_generating
 from charm_rm.models.cluster import Workers
 from charm_rm.models.cluster_generating import ClusterPolicy, make_writer
 from charm_rm.models.local_policy import load_local_policy
-from charm_rm.models.policies import Completion, Failure, Request, Sampling, request_seed
+from charm_rm.models.policies import Failure, Request, Sampling, request_seed
 
 MakeModel = Callable[..., Path]
+Charm = Callable[..., tuple[int, str, str]]
 
 SAMPLING = Sampling(max_new_tokens=12)
-TWO_WORKERS = """
-import json, sys
-from functools import partial
-from charm_rm.data.prompts import as_messages
-from charm_rm.models.cluster_generating import policy_on_cluster
-from charm_rm.models.local_policy import load_local_policy
-from charm_rm.models.policies import Completion, Request, Sampling, request_seed
-
-folder, n, n_new = json.loads(sys.argv[1])
-load = partial(
-    load_local_policy, folder, sampling=Sampling(max_new_tokens=n_new), dtype="float32", n_slots=2
-)
-requests = [
-    Request(f"p{at}", 0, tuple(as_messages(f"hello w{at}")), request_seed(0, f"p{at}", 0))
-    for at in range(n)
-]
-with policy_on_cluster(load, address="local", n_workers=2) as policy:
-    found = {one.request.prompt_id: one.text for one in policy(requests)}
-    device = policy.device
-print(json.dumps([device, found]))
-"""
+COMMAND = [sys.executable, "-c", "from charm_rm.cli.main import main; main()"]
 
 
 def requests_of(n: int) -> list[Request]:
@@ -126,20 +107,32 @@ def test_what_ends_a_worker_ends_the_run(policy: ClusterPolicy) -> None:
         list(replace(policy, load=refuse)(requests_of(1)))
 
 
-def test_two_workers_of_a_real_cluster_write_what_one_process_writes(folder: Path) -> None:
-    orders = json.dumps([str(folder), 24, SAMPLING.max_new_tokens])
+def test_two_workers_of_a_real_cluster_write_the_table_of_a_local_run(
+    charm: Charm, folder: Path, tmp_path: Path
+) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"hello w{at}"}) + "\n" for at in range(24)))
+    arguments = ["generate", "--model", folder, "--prompts", prompts, "--max-new-tokens", 12]
+    arguments += ["--dtype", "float32", "--concurrency", 2]
     done = subprocess.run(
-        [sys.executable, "-c", TWO_WORKERS, orders],
+        [*COMMAND, *map(str, [*arguments, "--out", "cluster", "--ray", "--ray-workers", 2])],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    device, found = json.loads(done.stdout)
-    assert device == "2 workers (cpu)"
-    local = load_local_policy(str(folder), sampling=SAMPLING, dtype="float32")
-    answers = [one for one in local(requests_of(24)) if isinstance(one, Completion)]
-    assert found == {one.request.prompt_id: one.text for one in answers}
-    assert len(found) == 24
+    assert "24 responses wanted; model in float32 on 2 workers (cpu)" in done.stderr
+    assert charm(*arguments, "--out", tmp_path / "local")[0] == 0
+    cluster, local = (
+        pl.read_parquet(tmp_path / name / "responses.parquet") for name in ("cluster", "local")
+    )
+    assert cluster.equals(local)
+    assert len(local) == 24
+    again = charm(*arguments, "--samples", 2, "--out", tmp_path / "cluster")
+    assert again[0] == 0  # what a cluster began, one machine goes on with
+    grown = pl.read_parquet(tmp_path / "cluster" / "responses.parquet")
+    assert grown.filter(pl.col("sample") == 0).equals(local)
+    assert len(grown) == 48

@@ -112,6 +112,11 @@ class LocalPolicy:
         return run_lanes(lanes, jobs)
 
     @property
+    def device(self) -> str:
+        """What it computes on."""
+        return str(self.model.device)
+
+    @property
     def n_lanes(self) -> int:
         """Groups of slots that step by themselves: one for each thread of a CPU."""
         on_cpu = self.n_slots > 0 and self.model.device.type == "cpu"
