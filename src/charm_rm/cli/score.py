@@ -33,6 +33,7 @@ from charm_rm.cli.options import (
     RayWorkers,
     Revision,
     TrustRemoteCode,
+    resolve_directory,
 )
 from charm_rm.cli.progress import Meter, meter
 
@@ -146,8 +147,8 @@ def score(
 
         load = partial(
             load_reward_model,
-            str(_absolute(reward_model) if ray is not None else reward_model),
-            base_model=_absolute(base_model) if ray is not None else base_model,
+            str(resolve_directory(reward_model) if ray is not None else reward_model),
+            base_model=resolve_directory(base_model) if ray is not None else base_model,
             like=like,
             revision=revision,
             dtype=dtype.value if dtype else None,
@@ -249,11 +250,6 @@ def _place_on_server(served: Any) -> _Place:
 
 def _say_device(model: Any) -> str:
     return f"in {model.dtype} on {model.device}"
-
-
-def _absolute(model: str | None) -> str | None:
-    """A directory by its whole path: workers start elsewhere. A hub id stays as it is."""
-    return str(Path(model).resolve()) if model is not None and Path(model).is_dir() else model
 
 
 def _check_output(out: str, *, force: bool, inputs: list[str]) -> Path:
