@@ -79,7 +79,10 @@ def test_the_local_engine_answers_as_a_server_does_up_to_ties(
     prompts.write_text("".join(json.dumps({"prompt": one}) + "\n" for one in QUESTIONS))
     asked = ["generate", "--prompts", prompts, "--model", base, "--max-new-tokens", N_NEW]
     asked += ["--temperature", 0]
-    engines = {"served": ["--endpoint", server], "local": ["--dtype", "float32", "--concurrency", 3]}
+    engines = {
+        "served": ["--endpoint", server],
+        "local": ["--dtype", "float32", "--concurrency", 3],
+    }
     tables = {}
     for name, options in engines.items():
         status, _, said = charm(*asked, *options, "--out", tmp_path / name)
