@@ -1,5 +1,6 @@
 """``charm generate``: what a policy answers to prompts; long runs resume."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,9 +9,18 @@ import typer
 
 from charm_rm.cli.console import print_json, record_run, say, warn
 from charm_rm.cli.endpoint import refuse_options
-from charm_rm.cli.generate_engines import Engine, connect_engine, load_engine
+from charm_rm.cli.generate_engines import Engine, connect_engine, open_engine
 from charm_rm.cli.generate_words import print_estimate, say_summary, warnings_about
-from charm_rm.cli.options import Device, Json, Precision, Revision, Seed, TrustRemoteCode
+from charm_rm.cli.options import (
+    Device,
+    Json,
+    Precision,
+    Ray,
+    RayWorkers,
+    Revision,
+    Seed,
+    TrustRemoteCode,
+)
 from charm_rm.cli.progress import Meter, meter
 
 if TYPE_CHECKING:
@@ -103,10 +113,12 @@ def generate(
             metavar="N",
             min=1,
             max=1024,
-            help="Most responses under way at once.",
-            show_default="64; on a CPU 32 a thread",
+            help="Most responses under way at once; on a CPU, by each of its threads.",
+            show_default="64; on a CPU 32",
         ),
     ] = None,
+    ray: Ray = None,
+    ray_workers: RayWorkers = None,
     timeout: Annotated[
         float | None,
         typer.Option(
@@ -138,7 +150,7 @@ def generate(
     ] = 0,
     json: Json = False,
 ) -> None:
-    """Let a policy answer prompts: a model loaded here, or on a server.
+    """Let a policy answer prompts: a model loaded here, on a cluster, or on a server.
 
     Run it again to resume, or to ask again for what failed.
 
@@ -157,43 +169,53 @@ def generate(
         "revision": revision,
         "chat_template": chat_template,
         "trust_remote_code": trust_remote_code,
+        "ray": ray,
+        "ray_workers": ray_workers,
     }
+    opened: AbstractContextManager[Engine]
     if endpoint is not None:
-        options = {f"--{name.replace('_', '-')}": value for name, value in local.items()}
-        refuse_options(options, because="is the server's choice with --endpoint; leave it out")
-        engine = connect_engine(
-            endpoint,
-            model=model,
-            sampling=sampling,
-            concurrency=concurrency,
-            timeout=timeout,
-            ask=not dry_run or probe > 0,
+        refuse_options(
+            {
+                f"--{name.replace('_', '-')}": value not in (None, False)
+                for name, value in local.items()
+            },
+            because="is the server's choice with --endpoint; leave it out",
+        )
+        opened = nullcontext(
+            connect_engine(
+                endpoint,
+                model=model,
+                sampling=sampling,
+                concurrency=concurrency,
+                timeout=timeout,
+                ask=not dry_run or probe > 0,
+            )
         )
     else:
         if model is None:
             raise typer.BadParameter("give a model, or --endpoint", param_hint="--model")
         refuse_options({"--timeout": timeout}, because="is for a server; give its --endpoint")
-        engine = load_engine(model, sampling=sampling, concurrency=concurrency, **local)
-    warn(engine.warnings)
-    name = policy or engine.name
-    job = _Job(
-        name=name,
-        folder=out,
-        settings={
-            "policy": name,
-            **engine.fingerprint,
-            **asdict(sampling),
-            "seed": seed,
-            "system": system,
-        },
-        prices=Prices(price_in, price_out),
-        limit=max_new_tokens,
-    )
-    if dry_run:
-        _estimate(wanted, engine, job, probe=probe, json=json)
-        return
-    generated, progress = _run(wanted, engine, job)
-    made_by = record_run(prompts) | {"settings": job.settings} | engine.record()
+        opened = open_engine(model, sampling=sampling, concurrency=concurrency, **local)
+    with opened as engine:
+        job = _Job(
+            name=policy or engine.name,
+            folder=out,
+            settings={
+                "policy": policy or engine.name,
+                **engine.fingerprint,
+                **asdict(sampling),
+                "seed": seed,
+                "system": system,
+            },
+            prices=Prices(price_in, price_out),
+            limit=max_new_tokens,
+        )
+        warn(engine.warnings)
+        if dry_run:
+            _estimate(wanted, engine, job, probe=probe, json=json)
+            return
+        generated, progress = _run(wanted, engine, job)
+        made_by = record_run(prompts) | {"settings": job.settings} | engine.record()
     _finish(generated, job, progress, made_by=made_by, json=json)
 
 

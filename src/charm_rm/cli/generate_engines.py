@@ -1,14 +1,19 @@
-"""What writes the responses of ``charm generate``: a model loaded here, or one on a server."""
+"""What writes the responses of ``charm generate``: a model here, on a cluster or on a server."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charm_rm.cli.console import require_extra
+from charm_rm.cli.options import resolve_directory
 
 if TYPE_CHECKING:
     from charm_rm.data.parts import Setting
+    from charm_rm.models.cluster_generating import ClusterPolicy
+    from charm_rm.models.local_policy import LocalPolicy
     from charm_rm.models.policies import Policy, Sampling
 
 LIBRARIES = ("charm-rm", "polars")
@@ -35,30 +40,34 @@ class Engine:
     record: Callable[[], dict[str, Any]]
 
 
-def load_engine(
+@contextmanager
+def open_engine(
     model: str,
     *,
     sampling: "Sampling",
     concurrency: int | None,
+    ray: str | None,
+    ray_workers: int | None,
     dtype: str | None,
     device: str | None,
     revision: str | None,
     chat_template: str | None,
     trust_remote_code: bool,
-) -> Engine:
-    """A model that is loaded here.
+) -> Iterator[Engine]:
+    """A model that is loaded here, or by the workers of a cluster until the block ends.
 
     Raises:
-        DataError: If the model or the file of the chat template is not to be had or not usable.
+        DataError: If the model, the file of the chat template or the cluster is not to be had or
+            not usable.
         MissingExtraError: If a library is missing.
     """
     for module in ("torch", "transformers"):
         require_extra("charm generate", module, extra="models")
-    from charm_rm.data.provenance import library_versions
     from charm_rm.models.local_policy import load_local_policy
 
-    policy = load_local_policy(
-        model,
+    load = partial(
+        load_local_policy,
+        str(resolve_directory(model) if ray is not None else model),
         sampling=sampling,
         dtype=dtype,
         device=device,
@@ -67,11 +76,23 @@ def load_engine(
         chat_template=None if chat_template is None else _read_template(chat_template),
         n_slots=concurrency,
     )
+    if ray is None:
+        yield _engine_of(load())
+        return
+    from charm_rm.models.cluster_generating import policy_on_cluster
+
+    with policy_on_cluster(load, address=ray, n_workers=ray_workers, device=device) as policy:
+        yield _engine_of(policy)
+
+
+def _engine_of(policy: "LocalPolicy | ClusterPolicy") -> Engine:
+    from charm_rm.data.provenance import library_versions
+
     return Engine(
         name=policy.name,
         policy=policy,
         fingerprint={"engine": "local", **policy.fingerprint()},
-        where=f"in {policy.dtype} on {policy.model.device}",
+        where=f"in {policy.dtype} on {policy.device}",
         warnings=policy.warnings,
         record=lambda: {"libraries": library_versions()},
     )

@@ -33,6 +33,7 @@ from charm_rm.cli.options import (
     RayWorkers,
     Revision,
     TrustRemoteCode,
+    resolve_directory,
 )
 from charm_rm.cli.progress import Meter, meter
 
@@ -213,7 +214,10 @@ def _place_here(
     from charm_rm.models.cluster_scoring import model_on_cluster, score_on_cluster
 
     load = partial(
-        load_reward_model, str(_absolute(name)), base_model=_absolute(base_model), **loading
+        load_reward_model,
+        str(resolve_directory(name)),
+        base_model=resolve_directory(base_model),
+        **loading,
     )
     device = loading["device"]
     return _Place(
@@ -274,11 +278,6 @@ def _refuse_ignored(
         refuse_options(for_here, because="is the server's choice with --endpoint; leave it out")
     else:
         refuse_options(for_server, because="is for a server; give its --endpoint")
-
-
-def _absolute(model: str | None) -> str | None:
-    """A directory by its whole path: workers start elsewhere. A hub id stays as it is."""
-    return str(Path(model).resolve()) if model is not None and Path(model).is_dir() else model
 
 
 def _check_output(out: str, *, force: bool, inputs: list[str]) -> Path:

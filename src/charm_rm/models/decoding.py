@@ -126,7 +126,7 @@ class Lane:
         except torch.OutOfMemoryError as error:
             raise DataError(
                 f"{self._model.device} has no memory for {len(self._slots)} sequences of "
-                f"{self._cache.capacity} tokens; give fewer --slots or a smaller --max-new-tokens"
+                f"{self._cache.capacity} tokens; give a smaller --concurrency or --max-new-tokens"
             ) from error
         return finished
 

@@ -99,18 +99,28 @@ class LocalPolicy:
     def _write(self, jobs: Iterator[Job]) -> Iterator[list[Written]]:
         if not self.n_slots:
             return ([_generate_alone(self, job)] for job in jobs)
-        on_cpu = self.model.device.type == "cpu"
         lanes = [
             Lane(
                 self.model,
                 n_slots=self.n_slots,
                 sampling=self.sampling,
                 stop_ids=self.stop_ids,
-                padded=not on_cpu,
+                padded=self.model.device.type != "cpu",
             )
-            for _ in range(torch.get_num_threads() if on_cpu else 1)
+            for _ in range(self.n_lanes)
         ]
         return run_lanes(lanes, jobs)
+
+    @property
+    def device(self) -> str:
+        """What it computes on."""
+        return str(self.model.device)
+
+    @property
+    def n_lanes(self) -> int:
+        """Groups of slots that step by themselves: one for each thread of a CPU."""
+        on_cpu = self.n_slots > 0 and self.model.device.type == "cpu"
+        return torch.get_num_threads() if on_cpu else 1
 
     def fingerprint(self) -> dict[str, Setting]:
         """What decides this policy's responses beside their seeds, for a run that resumes."""
