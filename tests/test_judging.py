@@ -13,7 +13,7 @@ from charm_rm.audit import audit_scores
 from charm_rm.core.mismatch import signed_mismatch
 from charm_rm.data.arena import read_elo
 from charm_rm.data.tables import DataError
-from charm_rm.judge_formats import FORMATS, ask_judge, read_verdict
+from charm_rm.judge_formats import FORMATS, ask_judge, read_first_token, read_verdict
 from charm_rm.judging import (
     VERDICT_SCHEMA,
     JudgeCounts,
@@ -218,6 +218,27 @@ def test_battles_that_cannot_be_are_refused() -> None:
 )
 def test_replies_are_read_as_their_format_says(name: str, reply: str, verdict: Any) -> None:
     assert read_verdict(reply, how=FORMATS[name]) == verdict
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "verdict", "p_first"),
+    [
+        ({"A": 0.6, "B": 0.2, "T": 0.1}, "first", 0.75),
+        ({" A": 0.2, "A": 0.2, "B": 0.3}, "first", 4 / 7),
+        ({"T": 0.6, "A": 0.1, "B": 0.3}, "tie", 0.25),
+        ({"B": 0.5, "x": 0.1}, "second", 1 / 6),  # A is at most as likely as the last one listed
+        ({"A": 0.5}, "first", 0.5),
+        ({"T": 0.5, "x": 0.1}, "tie", None),
+        ({"I": 0.9, "The": 0.1}, None, None),
+    ],
+)
+def test_the_first_token_is_read_for_its_letter(
+    probabilities: dict[str, float], verdict: str | None, p_first: float | None
+) -> None:
+    logs = {token: float(np.log(p)) for token, p in probabilities.items()}
+    found, p = read_first_token(logs)
+    assert found == verdict
+    assert p == (None if p_first is None else pytest.approx(p_first))
 
 
 @given(st.text(), st.sampled_from(sorted(FORMATS)))

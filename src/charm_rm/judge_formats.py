@@ -5,6 +5,7 @@ reply that says nothing of the kind is no verdict: it is counted as invalid, nev
 """
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -146,6 +147,36 @@ FORMATS: Mapping[str, JudgeFormat] = MappingProxyType(
         )
     }
 )
+
+
+def read_first_token(
+    log_probabilities: Mapping[str, float],
+) -> tuple[Verdict | None, float | None]:
+    """The verdict that the first token of a reply to ``letter`` is likeliest to be.
+
+    Args:
+        log_probabilities: Likely first tokens -> natural logarithm of their probability.
+
+    Returns:
+        The likeliest of A, B and T, blanks around them left aside, and the probability of A among A
+        and B: where one of the two is not listed, its probability is taken as that of the least
+        likely token listed. Both are None where neither is listed.
+
+    Example:
+        >>> verdict, p_first = read_first_token({"A": -0.5, " B": -1.5, "The": -3.0})
+        >>> verdict, round(p_first, 3)
+        ('first', 0.731)
+    """
+    found = dict.fromkeys(VERDICTS, 0.0)
+    for token, log_probability in log_probabilities.items():
+        if token.strip() in found:
+            found[token.strip()] += math.exp(log_probability)
+    if not (found["A"] or found["B"]):
+        return ("tie", None) if found["T"] else (None, None)
+    least = math.exp(min(log_probabilities.values()))
+    first, second = (found[letter] or min(least, found["A"] + found["B"]) for letter in "AB")
+    likeliest = max(found, key=lambda letter: found[letter])
+    return VERDICTS[likeliest], first / (first + second)
 
 
 def ask_judge(

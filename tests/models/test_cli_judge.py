@@ -1,6 +1,7 @@
 """``charm judge`` as a user meets it: verdicts of a judge with a known taste and a known bias."""
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +25,20 @@ class JudgeServer(PolicyServer):
     """Prefers one policy, by what its answers begin with; else the answer that stands first."""
 
     favourite: str = SIMPO
+    sure: float | None = None  # probability of what it says; None where it tells none
     odd: str = ""  # what it says of prompts whose number ends in 0
 
     def reply(self, route: str, body: dict[str, Any]) -> tuple[int, Any]:
         status, reply = super().reply(route, body)
         if status == 200:
-            reply["choices"][0]["message"]["content"] = self.verdict(
-                body["messages"][-1]["content"]
-            )
+            said = self.verdict(body["messages"][-1]["content"])
+            reply["choices"][0]["message"]["content"] = said
+            if body.get("logprobs") and self.sure is not None:
+                other = "B" if said == "A" else "A"
+                odds = {said: self.sure, other: 1.0 - self.sure}
+                listed = [{"token": t, "logprob": math.log(p)} for t, p in odds.items()]
+                first = {"token": said, "logprob": math.log(self.sure), "top_logprobs": listed}
+                reply["choices"][0]["logprobs"] = {"content": [first]}
         return status, reply
 
     def verdict(self, asked: str) -> str:
@@ -97,6 +104,46 @@ def test_ties_and_no_verdicts_are_shown_and_left_out(
     assert pl.read_parquet(tmp_path / "out" / "scores.parquet").height == 72
 
 
+def test_the_first_token_says_how_sure_a_verdict_is(
+    ask: Charm, server: JudgeServer, tmp_path: Path
+) -> None:
+    server.sure = 0.8
+    status, printed, words = ask("--policy", SIMPO, "--probabilities", "--json")
+    assert status == 0, words
+    assert json.loads(printed)["policies"][0]["n_won"] == 40
+    assert {body["top_logprobs"] for body in server.bodies} == {20}
+    scores = pl.read_parquet(tmp_path / "out" / "scores.parquet")
+    liked = scores.filter(pl.col("policy") == SIMPO)["score"]
+    assert liked.to_list() == pytest.approx([math.log(0.8 / 0.2)] * 40)
+    verdicts = pl.read_parquet(tmp_path / "out" / "verdicts.parquet")
+    p_first = pl.when("policy_first").then(0.8).otherwise(0.2)
+    assert verdicts.select((pl.col("p_first") - p_first).abs().max()).item() < 1e-9
+
+
+def test_a_judge_that_tells_no_probabilities_is_read_by_its_words(
+    ask: Charm, tmp_path: Path
+) -> None:
+    assert ask("--policy", SIMPO, "--probabilities")[0] == 0
+    verdicts = pl.read_parquet(tmp_path / "out" / "verdicts.parquet")
+    assert (verdicts["p_first"].null_count(), verdicts["verdict"].null_count()) == (40, 0)
+
+
+def test_a_local_judge_tells_the_probability_of_its_first_token(
+    charm: Charm, make: MakeModel, tmp_path: Path
+) -> None:
+    path = tmp_path / "outputs.parquet"
+    make_responses(make_scores(3, policies=(SIMPO, MINI))).write_parquet(path)
+    model = make("qwen", causal=True, positions=4096)
+    charm(
+        *("judge", path, "--reference", MINI, "--judge", model, "--dtype", "float32"),
+        *("--out", tmp_path / "out", "--probabilities"),
+    )
+    for told in pl.read_parquet(tmp_path / "out" / "responses.parquet")["first_token"]:
+        likely = json.loads(told)
+        assert 1 <= len(likely) <= 20
+        assert 0.0 < sum(math.exp(p) for p in likely.values()) <= 1.0 + 1e-6
+
+
 def test_replies_that_are_no_verdict_are_counted(ask: Charm, server: JudgeServer) -> None:
     server.odd = "I can't say."
     _, printed, _ = ask("--policy", SIMPO, "--json")
@@ -146,6 +193,7 @@ def test_questions_that_fail_are_listed_and_asked_again(
         (("--reference", "nobody"), 1, "nobody"),
         (("--policy", MINI), 1, "can't meet itself"),
         (("--format", "coin"), 2, "coin"),
+        (("--format", "json", "--probabilities"), 2, "needs --format letter"),
         (("--dtype", "float32"), 1, "the server's choice"),
         (("--judge", "other"), 1, "other"),
         (("--elo", "no-such-board"), 1, "no-such-board"),

@@ -1,8 +1,10 @@
 """``charm judge``: pairwise verdicts of a generative judge, as scores (A.3)."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from enum import StrEnum
+from json import loads
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +13,7 @@ import typer
 from charm_rm.cli.console import page, print_json, record_run, say, warn
 from charm_rm.cli.endpoint import refuse_options
 from charm_rm.cli.evaluate import print_rows, show_range
-from charm_rm.cli.generate_engines import Engine, connect_engine, load_engine
+from charm_rm.cli.generate_engines import Engine, connect_engine, open_engine
 from charm_rm.cli.options import (
     Device,
     Elo,
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from charm_rm.data.arena import EloTable
     from charm_rm.judging import JudgeCounts, Matchup, Share
 
+ALTERNATIVES = 20  # the most that OpenAI and vLLM give unless told otherwise
 VERDICTS, SCORES = "verdicts.parquet", "scores.parquet"
 
 
@@ -101,6 +104,14 @@ def judge(
     order: Annotated[
         Order, typer.Option(help="Draw the order of each pair of answers, or ask both.")
     ] = Order.SHUFFLED,
+    probabilities: Annotated[
+        bool,
+        typer.Option(
+            "--probabilities",
+            help="With --format letter: read the verdict and how sure it is from the first token's "
+            "log-probabilities, where the judge gives them.",
+        ),
+    ] = False,
     elo: Elo = "table7",
     max_new_tokens: Annotated[
         int | None,
@@ -150,6 +161,8 @@ def judge(
     from charm_rm.judging import count_verdicts, pair_up, score_verdicts
     from charm_rm.models.policies import Sampling
 
+    if probabilities and how is not Format.LETTER:
+        raise typer.BadParameter("needs --format letter", param_hint="--probabilities")
     asked, ratings = FORMATS[how.value], read_elo(elo)
     battles = list(
         pair_up(
@@ -162,13 +175,18 @@ def judge(
         )
     )
     limit = max_new_tokens or asked.max_new_tokens
-    sampling = Sampling(temperature=temperature, top_p=1.0, max_new_tokens=limit)
+    sampling = Sampling(
+        temperature=temperature,
+        top_p=1.0,
+        max_new_tokens=limit,
+        alternatives=ALTERNATIVES if probabilities else 0,
+    )
     local: dict[str, Any] = {
         "dtype": dtype.value if dtype else None,
         "device": device,
         "revision": revision,
     }
-    engine = _open_engine(
+    opened = _open_engine(
         endpoint,
         judge_model,
         sampling=sampling,
@@ -176,21 +194,18 @@ def judge(
         local=local,
         trust_remote_code=trust_remote_code,
     )
-    warn(engine.warnings)
-    settings = {
-        "judge": engine.name,
-        **engine.fingerprint,
-        **asdict(sampling),
-        "format": asked.name,
-        "order": order.value,
-        "reference": reference,
-        "seed": seed,
-    }
-    made_by = {"settings": settings}
-    replies, failure = _ask(
-        battles, engine, folder=Path(out), settings=settings, seed=seed, made_by=made_by
-    )
-    made_by = record_run(responses) | made_by | engine.record() | {"model": settings}
+    with opened as engine:
+        settings = {
+            "judge": engine.name,
+            **engine.fingerprint,
+            **asdict(sampling),
+            "format": asked.name,
+            "order": order.value,
+            "reference": reference,
+            "seed": seed,
+        }
+        replies, failure = _ask(battles, engine, folder=Path(out), settings=settings, seed=seed)
+        made_by = record_run(responses) | {"model": settings} | engine.record()
     verdicts = _read_verdicts(battles, replies, how=asked.name)
     counts = count_verdicts(verdicts, n_resamples=resamples, seed=seed)
     _write(verdicts, score_verdicts(verdicts, judge=engine.name), Path(out), made_by=made_by)
@@ -213,20 +228,24 @@ def _open_engine(
     concurrency: int | None,
     local: dict[str, Any],
     trust_remote_code: bool,
-) -> Engine:
+) -> AbstractContextManager[Engine]:
     if endpoint is not None:
         options = {f"--{name}": value for name, value in local.items()}
         options["--trust-remote-code"] = trust_remote_code
         refuse_options(options, because="is the server's choice with --endpoint; leave it out")
-        return connect_engine(
-            endpoint, model=model, sampling=sampling, concurrency=concurrency, timeout=None
+        return nullcontext(
+            connect_engine(
+                endpoint, model=model, sampling=sampling, concurrency=concurrency, timeout=None
+            )
         )
     if model is None:
         raise typer.BadParameter("give a model, or --endpoint", param_hint="--judge")
-    return load_engine(
+    return open_engine(
         model,
         sampling=sampling,
         concurrency=concurrency,
+        ray=None,
+        ray_workers=None,
         chat_template=None,
         trust_remote_code=trust_remote_code,
         **local,
@@ -240,7 +259,6 @@ def _ask(
     folder: Path,
     settings: dict[str, Any],
     seed: int,
-    made_by: dict[str, Any],
 ) -> "tuple[pl.DataFrame, str | None]":
     """The judge's replies, by the name of the battle, and what to say of those that failed."""
     import polars as pl
@@ -251,6 +269,7 @@ def _ask(
     asked = pl.DataFrame({"prompt_id": [battle_name(battle) for battle in battles]}).with_columns(
         pl.Series("prompt", [list(battle.messages) for battle in battles])
     )
+    warn(engine.warnings)
     say(f"{len(battles):,} questions; {engine.name} {engine.where}")
     with meter("responses") as progress:
         found = generate_responses(
@@ -263,7 +282,11 @@ def _ask(
             on_progress=progress.report_responses,
         )
     write_responses(
-        found.table, folder, made_by=made_by, n_there=found.n_in_table, complete=found.complete
+        found.table,
+        folder,
+        made_by={"settings": settings},
+        n_there=found.n_in_table,
+        complete=found.complete,
     )
     if not found.failures:
         return found.table, None
@@ -285,20 +308,21 @@ def _read_verdicts(
     """The verdict on every battle that the judge replied to."""
     import polars as pl
 
-    from charm_rm.judge_formats import FORMATS, read_verdict
+    from charm_rm.judge_formats import FORMATS, read_first_token, read_verdict
     from charm_rm.judging import VERDICT_SCHEMA
 
-    said = dict(replies.select("prompt_id", "response").iter_rows())
-    rows = [
-        (
-            *(battle.prompt_id, battle.sample, battle.policy, battle.reference),
-            battle.policy_first,
-            read_verdict(said[name], how=FORMATS[how]),
-            None,
-        )
-        for battle in battles
-        if (name := battle_name(battle)) in said
-    ]
+    tokens = ["first_token"] if "first_token" in replies.columns else []
+    said = {row[0]: row[1:] for row in replies.select("prompt_id", "response", *tokens).iter_rows()}
+    rows = []
+    for battle in battles:
+        if (name := battle_name(battle)) not in said:
+            continue
+        reply, *first = said[name]
+        verdict, p_first = read_verdict(reply, how=FORMATS[how]), None
+        if first and first[0] is not None:
+            verdict, p_first = read_first_token(loads(first[0]))
+        names = (battle.prompt_id, battle.sample, battle.policy, battle.reference)
+        rows.append((*names, battle.policy_first, verdict, p_first))
     return pl.DataFrame(rows, schema=VERDICT_SCHEMA, orient="row")
 
 
