@@ -123,7 +123,11 @@ def test_a_row_overrules_what_tokenizer_and_template_suggest(
 ) -> None:
     folder = make("mistral", name="FsfairX-LLaMA3-RM-v0.1")
     assert load(folder).encode(CONVERSATIONS[:1]) == [[3, 11, 4, 12, 2]]
-    row = {"owner/FsfairX-LLaMA3-RM-v0.1": RewardModelSpec(template="hello {{ bos_token }} world")}
+    row = {
+        "owner/FsfairX-LLaMA3-RM-v0.1": RewardModelSpec(
+            template="hello {{ bos_token }} {{ messages[-1].content }}"
+        )
+    }
     monkeypatch.setattr("charm_rm.models.known_models.KNOWN_REWARD_MODELS", row)
     assert load(folder).encode(CONVERSATIONS[:1]) == [[1, 11, 1, 12]]
 
@@ -368,7 +372,7 @@ def test_a_part_with_a_tensor_that_has_no_place_is_refused(
 
 def test_a_part_of_another_size_is_refused(trained_part: Path, tmp_path: Path) -> None:
     edit_config(trained_part, intermediate_size=64)
-    with pytest.raises(DataError, match="weights can't be loaded"):
+    with pytest.raises(DataError, match="has shape .* the files do not belong together"):
         load(trained_part, base_model=str(tmp_path / "base"))
 
 
