@@ -41,7 +41,7 @@ def find_folder(
         The directory, and the commit if it came from the hub.
 
     Raises:
-        DataError: If it is neither, or the hub does not give it.
+        DataError: If it is neither, a directory of a revision, or the hub does not give it.
 
     Example:
         >>> find_folder("./no-such-model")
@@ -50,7 +50,9 @@ def find_folder(
         charm_rm.data.tables.DataError: ./no-such-model: no such directory, nor a hub id; check it
     """
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if name and folder.is_dir():
+        if revision is not None:
+            raise DataError(f"{name}: is a directory, which has no revisions; leave --revision out")
         if not any((folder / config).is_file() for config in ("config.json", ADAPTER_CONFIG)):
             raise DataError(f"{name}: no config.json in this directory; give a model directory")
         return folder, None
@@ -199,9 +201,8 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
         if any(Path(name).name != name for name in shards):
             raise ValueError("a shard is no file of this directory")
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise DataError(
-            f"{index}: not an index of shards ({reason(error)}); fetch it again"
-        ) from error
+        line = f"{index}: not an index of shards ({reason(error)}); fetch it again"
+        raise DataError(line) from error
     return tuple(folder / name for name in sorted(shards))
 
 
