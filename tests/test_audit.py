@@ -177,7 +177,11 @@ def test_the_audit_of_real_judge_labels_finds_the_policies_in_elo_order(shared: 
 def test_the_json_has_the_keys_that_scripts_rely_on() -> None:
     document = audit_scores(make_scores(), ELO).to_json()
     assert {"reference", "reward_model", "elo", "policies", "pearson", "spearman"} <= set(document)
-    assert document["elo"] == {"board": "chatbot-arena text overall", "date": "2025-03-03"}
+    assert document["elo"] == {
+        "board": "chatbot-arena text overall",
+        "date": "2025-03-03",
+        "errors": "independent",
+    }
     assert document["suggested_pair"]["over_valued"] == SIMPO
     assert len(document["policies"]) == len(POLICIES)
     wanted = "policy elo n_prompts mean_score expected_win_rate win_rate hard_win_rate "

@@ -84,6 +84,7 @@ def test_fit_writes_a_table_that_audit_can_read(charm: Run, tmp_path: Path) -> N
     assert table.models == ["x", "y", "z"]
     assert table.ratings(["z"])[0].tolist() == [900, 900, 900]
     assert table.frame["votes"].to_list() == [4, 4, 4]
+    assert json.loads(charm("show", "elo.csv", "--json").stdout)["errors"] == "covariance"
 
 
 def test_a_file_in_place_of_a_command_is_fitted(charm: Run) -> None:

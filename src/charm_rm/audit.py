@@ -2,7 +2,7 @@
 
 Every policy is set against one reference on the prompts that both answered. Its win rate there
 (Eq. 3) is compared with the one that Elo expects (Eq. 2); Eq. 5 gives the mismatch, a paired
-bootstrap over prompts, with the ratings drawn from their intervals, gives its uncertainty.
+bootstrap over prompts, with the ratings drawn from their errors, gives its uncertainty.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,12 +14,12 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from charm_rm.core.elo import draw_elo, elo_standard_error, expected_win_rate
+from charm_rm.core.elo import draw_elo, expected_win_rate
 from charm_rm.core.intervals import percentile_interval, resample_counts, resampled_means
 from charm_rm.core.mismatch import mismatch_degree, signed_mismatch
-from charm_rm.core.significance import benjamini_hochberg, two_sided_p_value
+from charm_rm.core.significance import benjamini_hochberg, win_rate_p_value
 from charm_rm.core.win_rates import Floats, WinRateKind, wins
-from charm_rm.data.arena import EloTable, require_ratings
+from charm_rm.data.arena import EloErrors, EloTable, require_ratings
 from charm_rm.data.scores import ScoreMatrix, require_shared_prompts, score_matrix
 from charm_rm.data.tables import not_found
 
@@ -53,8 +53,9 @@ class PolicyAudit:
         over_valued: Whether the verdict is ``"over-valued"``.
         hard_win_rate_low: Lower end of the 95% interval of the hard win rate.
         hard_win_rate_high: Its upper end.
-        adjusted_p_value: Of a mismatch of 0, two-sided, by the bootstrap's standard error;
-            adjusted for the number of policies (Benjamini-Hochberg).
+        adjusted_p_value: Of a mismatch of 0 (`charm_rm.core.significance.win_rate_p_value`), by
+            the bootstrap's standard errors; adjusted for the number of policies
+            (Benjamini-Hochberg).
         detectable_mismatch: Smallest Mismatch Degree that would be found at 5% with a chance of
             80%, given these prompts and ratings, were this the only policy.
         verdict: ``"over-valued"`` or ``"under-valued"`` where the adjusted p-value is at most 0.05;
@@ -103,6 +104,8 @@ class Audit:
         reward_model: Whose scores these are.
         elo_board: Name of the board of the ratings.
         elo_date: Their date.
+        elo_errors: How they were drawn: from a ``"covariance"``, ``"independent"`` of each other
+            from their intervals, or not at all (``"none"``).
         win_rate_kind: Which win rate the mismatches are from.
         temperature: Score points per unit of log-odds.
         n_resamples: Bootstrap resamples behind the intervals.
@@ -122,6 +125,7 @@ class Audit:
     reward_model: str
     elo_board: str
     elo_date: str
+    elo_errors: EloErrors
     win_rate_kind: WinRateKind
     temperature: float
     n_resamples: int
@@ -138,12 +142,13 @@ class Audit:
         """The audit as the document that ``charm audit --json`` prints.
 
         Example:
-            >>> fixed = ("rm", "text", "2025-03-03", "sigmoid", 1.0, 1000, 0, ())
+            >>> fixed = ("rm", "text", "2025-03-03", "none", "sigmoid", 1.0, 1000, 0, ())
             >>> Audit("gpt-4o-mini", *fixed, *[None] * 5, ()).to_json()["elo"]["date"]
             '2025-03-03'
         """
         document = asdict(self)
-        document["elo"] = {"board": document.pop("elo_board"), "date": document.pop("elo_date")}
+        parts = ("board", "date", "errors")
+        document["elo"] = {part: document.pop(f"elo_{part}") for part in parts}
         document["win_rate"] = document.pop("win_rate_kind")
         return document
 
@@ -205,7 +210,8 @@ def audit_scores(
         "hard": wins(margins, kind="hard"),
     }
     columns = np.hstack([outcomes["chosen"], outcomes["hard"], matrix.values])
-    draws = _draw(columns, ratings, prompts=matrix.prompts, n_resamples=n_resamples, seed=seed)
+    drawn = _draw_ratings(elo, matrix.policies, n_resamples=n_resamples, seed=seed)
+    draws = _draw(columns, drawn, prompts=matrix.prompts, seed=seed)
     found = _audit_policies(matrix, ratings, outcomes=outcomes, draws=draws, reference=at)
     policies = tuple(sorted(found, key=lambda entry: -entry.mean_score))
     pearson_low, pearson_high = _pearson_interval(draws)
@@ -215,6 +221,7 @@ def audit_scores(
         reward_model=scores["reward_model"][0],
         elo_board=elo.board,
         elo_date=elo.date,
+        elo_errors=elo.errors,
         win_rate_kind=win_rate,
         temperature=temperature,
         n_resamples=n_resamples,
@@ -239,20 +246,21 @@ class _Draws:
     ratings: Floats
 
 
-def _draw(
-    columns: Floats, ratings: Floats, *, prompts: NDArray[np.int64], n_resamples: int, seed: int
-) -> _Draws:
-    """Resampled means of outcomes, hard outcomes and scores, side by side in ``columns``."""
+def _draw_ratings(elo: EloTable, policies: Sequence[str], *, n_resamples: int, seed: int) -> Floats:
     if n_resamples < 2:
         raise ValueError(f"an interval needs at least 2 resamples, got {n_resamples}")
-    rng = np.random.default_rng(seed)
-    blocks = resample_counts(int(prompts.max()) + 1, n_resamples=n_resamples, rng=rng)
-    means = np.concatenate([resampled_means(columns, counts[:, prompts]) for counts in blocks])
-    error = elo_standard_error(ratings[:, 1], ratings[:, 2])
     stream = np.random.default_rng([seed, 1])  # of its own, apart from the prompts'
-    drawn = draw_elo(ratings[:, 0], error, n_draws=n_resamples, rng=stream)
+    ratings = elo.ratings(policies)[:, 0]
+    return draw_elo(ratings, elo.error_factor(policies), n_draws=n_resamples, rng=stream)
+
+
+def _draw(columns: Floats, ratings: Floats, *, prompts: NDArray[np.int64], seed: int) -> _Draws:
+    """Resampled means of outcomes, hard outcomes and scores, side by side in ``columns``."""
+    rng = np.random.default_rng(seed)
+    blocks = resample_counts(int(prompts.max()) + 1, n_resamples=len(ratings), rng=rng)
+    means = np.concatenate([resampled_means(columns, counts[:, prompts]) for counts in blocks])
     rates, hard_rates, mean_scores = np.hsplit(means, 3)
-    return _Draws(rates, hard_rates, mean_scores, drawn)
+    return _Draws(rates, hard_rates, mean_scores, ratings)
 
 
 def _require_shared(matrix: ScoreMatrix, margins: Floats, *, reference: str) -> None:
@@ -308,9 +316,17 @@ def _measure(
     drawn = signed_mismatch(draws.rates, drawn_expected)
     low, high = percentile_interval(drawn, n_prompts=n_prompts, level=LEVEL)
     hard_low, hard_high = percentile_interval(draws.hard_rates, n_prompts=n_prompts, level=LEVEL)
-    errors = drawn.std(axis=0, ddof=1) * np.sqrt(
-        n_prompts / (n_prompts - 1.0)
-    )  # they spread by 1/n
+    few = np.sqrt(n_prompts / (n_prompts - 1.0))  # resamples spread by 1/n
+    errors = few * drawn.std(axis=0, ddof=1)
+    p_values = win_rate_p_value(
+        rates,
+        expected,
+        win_rate_error=few * draws.rates.std(axis=0, ddof=1),
+        n_prompts=n_prompts,
+        expected_error=drawn_expected.std(axis=0, ddof=1),
+    )
+    p_values = np.nan_to_num(p_values, nan=1.0)  # of a policy that is equal to the reference
+    p_values[reference] = np.nan  # which is not tested
     return {
         "expected_win_rate": expected,
         "win_rate": rates,
@@ -322,24 +338,9 @@ def _measure(
         "mismatch_high": high,
         "hard_win_rate_low": hard_low,
         "hard_win_rate_high": hard_high,
-        "adjusted_p_value": _adjusted_p_values(
-            signed, errors, n_prompts=n_prompts, reference=reference
-        ),
+        "adjusted_p_value": np.nan_to_num(benjamini_hochberg(p_values), nan=1.0),
         "detectable_mismatch": (ndtri(0.5 * (1.0 + LEVEL)) + ndtri(POWER)) * errors,
     }
-
-
-def _adjusted_p_values(
-    signed: Floats, errors: Floats, *, n_prompts: NDArray[np.int64], reference: int
-) -> Floats:
-    """One p-value per policy, adjusted over all but the reference, whose own is 1."""
-    others = np.arange(len(signed)) != reference
-    adjusted = np.ones(len(signed))
-    raw = two_sided_p_value(
-        signed[others], standard_error=errors[others], n_prompts=n_prompts[others]
-    )
-    adjusted[others] = benjamini_hochberg(np.nan_to_num(raw, nan=1.0))  # equal to the reference
-    return adjusted
 
 
 def _verdict(own: Mapping[str, float]) -> Verdict:

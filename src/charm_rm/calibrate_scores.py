@@ -169,7 +169,7 @@ def calibrate_scores(
         frame=frame,
         method=method,
         reward_model=after.reward_model,
-        elo={"board": elo.board, "date": elo.date},
+        elo=elo.to_json(),
         over_valued=over_valued,
         reference=reference,
         win_rate=win_rate,

@@ -18,19 +18,15 @@ from charm_rm.audit import LEVEL
 from charm_rm.calibrate_scores import length_matrix
 from charm_rm.core.alternatives import probit_offset, remove_length_trend, standardize_scores
 from charm_rm.core.categories import solve_category_offsets
-from charm_rm.core.elo import expected_win_rate
+from charm_rm.core.elo import draw_elo, expected_win_rate
 from charm_rm.core.intervals import percentile_interval, resample_counts, resampled_means
 from charm_rm.core.joint import solve_joint_offsets
 from charm_rm.core.mismatch import signed_mismatch
 from charm_rm.core.offsets import reach_win_rate
 from charm_rm.core.temperature import fit_temperature
 from charm_rm.core.win_rates import Floats, WinRateKind, win_rate_matrix, wins
-from charm_rm.data.arena import EloTable, require_ratings
-from charm_rm.data.scores import (
-    prompt_categories,
-    require_shared_prompts,
-    score_matrix,
-)
+from charm_rm.data.arena import EloErrors, EloTable, require_ratings
+from charm_rm.data.scores import prompt_categories, require_shared_prompts, score_matrix
 from charm_rm.data.tables import not_found
 from charm_rm.temperature import PlacedLabels, place_labels
 
@@ -45,7 +41,7 @@ class HeldOut:
         method: Name of the method.
         win_rate: Kind of win rate that was fitted and measured.
         signed_mismatch: Of the over-valued policy against the reference, all held-out prompts.
-        mismatch_low: Lower end of its 95% interval over prompts, the fits held.
+        mismatch_low: Lower end of its 95% interval: prompts and ratings drawn again, the fits held.
         mismatch_high: Upper end.
         category_mismatch: Mean Mismatch Degree over categories, weighted by their prompts; None
             without categories.
@@ -70,6 +66,7 @@ class CrossValidation:
 
     over_valued: str
     reference: str
+    elo_errors: EloErrors
     n_folds: int
     n_prompts: int
     temperature: float
@@ -80,7 +77,7 @@ class CrossValidation:
         """The table as the document that ``charm calibrate --cross-validate --json`` prints.
 
         Example:
-            >>> CrossValidation("a", "b", 5, 403, 1.0, 0, ()).to_json()["n_folds"]
+            >>> CrossValidation("a", "b", "none", 5, 403, 1.0, 0, ()).to_json()["n_folds"]
             5
         """
         return asdict(self)
@@ -94,6 +91,7 @@ class _Task:
         values: Score points, shape (n_rows, n_policies).
         prompts: Prompt of each row, shape (n_rows,).
         elo: Elo points, shape (n_policies,).
+        elo_factor: Their errors, as `charm_rm.core.elo.draw_elo` takes them.
         over_valued: Column of the over-valued policy.
         reference: Column of the reference.
         categories: Code of each row, shape (n_rows,); None without categories.
@@ -106,6 +104,7 @@ class _Task:
     values: Floats
     prompts: NDArray[np.int64]
     elo: Floats
+    elo_factor: Floats
     over_valued: int
     reference: int
     categories: NDArray[np.int64] | None
@@ -203,6 +202,7 @@ def cross_validate(
         values=matrix.values,
         prompts=matrix.prompts,
         elo=elo.ratings(matrix.policies)[:, 0],
+        elo_factor=elo.error_factor(matrix.policies),
         over_valued=matrix.policies.index(over_valued),
         reference=matrix.policies.index(reference),
         categories=_category_codes(scores, matrix.prompt_ids),
@@ -217,6 +217,7 @@ def cross_validate(
     return CrossValidation(
         over_valued=over_valued,
         reference=reference,
+        elo_errors=elo.errors,
         n_folds=n_folds,
         n_prompts=shared,
         temperature=temperature,
@@ -263,20 +264,17 @@ def _none(task: _Task, _fit: NDArray[np.bool_]) -> Floats:
     return task.values
 
 
-def _one_offset(task: _Task, fit: NDArray[np.bool_]) -> Floats:
+def _one_offset(
+    task: _Task, fit: NDArray[np.bool_], *, solve: Callable[..., float] = reach_win_rate
+) -> Floats:
     margins = task.margins[fit]
-    offset = reach_win_rate(
-        margins[np.isfinite(margins)], task.target, kind=task.kind, temperature=task.temperature
+    margins = margins[np.isfinite(margins)]
+    return _move_policy(
+        task, solve(margins, task.target, kind=task.kind, temperature=task.temperature)
     )
-    return _move_policy(task, offset)
 
 
-def _probit(task: _Task, fit: NDArray[np.bool_]) -> Floats:
-    margins = task.margins[fit]
-    offset = probit_offset(
-        margins[np.isfinite(margins)], task.target, kind=task.kind, temperature=task.temperature
-    )
-    return _move_policy(task, offset)
+_probit = partial(_one_offset, solve=probit_offset)
 
 
 def _by_category(task: _Task, fit: NDArray[np.bool_], *, shrink: bool = False) -> Floats:
@@ -329,9 +327,8 @@ def _temperature(task: _Task, fit: NDArray[np.bool_]) -> Floats:
         raise ValueError("there are no labels")
     used = fit[task.labels.rows]
     margins, outcomes = task.labels.margins(task.values)[used], task.labels.outcomes[used]
-    return np.asarray(
-        task.values * (task.temperature / fit_temperature(margins, outcomes=outcomes))
-    )
+    fitted = fit_temperature(margins, outcomes=outcomes)
+    return np.asarray(task.values * (task.temperature / fitted))
 
 
 def _temperature_and_offset(task: _Task, fit: NDArray[np.bool_]) -> Floats:
@@ -373,7 +370,10 @@ def _interval(outcomes: Floats, task: _Task, *, seed: int) -> tuple[float, float
     rng = np.random.default_rng(seed)
     blocks = resample_counts(int(task.prompts.max()) + 1, n_resamples=N_RESAMPLES, rng=rng)
     rates = [resampled_means(outcomes[:, None], counts[:, task.prompts]) for counts in blocks]
-    mismatch = signed_mismatch(np.concatenate(rates)[:, 0], task.target)
+    stream = np.random.default_rng([seed, 1])  # as an audit draws them
+    drawn = draw_elo(task.elo, task.elo_factor, n_draws=N_RESAMPLES, rng=stream).T
+    targets = expected_win_rate(drawn[task.over_valued], drawn[task.reference])
+    mismatch = signed_mismatch(np.concatenate(rates)[:, 0], targets)
     n_prompts = len(np.unique(task.prompts[np.isfinite(outcomes)]))
     low, high = percentile_interval(mismatch, n_prompts=n_prompts, level=LEVEL)
     return float(low), float(high)

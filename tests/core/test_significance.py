@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import false_discovery_control, norm
+from scipy.stats import t as student
 
 from charm_rm.core.significance import (
     benjamini_hochberg,
@@ -13,6 +14,7 @@ from charm_rm.core.significance import (
     detectable_mismatch,
     student_interval,
     two_sided_p_value,
+    win_rate_p_value,
 )
 from charm_rm.core.win_rates import Floats
 
@@ -42,6 +44,39 @@ def test_an_exact_estimate_is_certain_and_an_exact_zero_untested() -> None:
     found = two_sided_p_value([0.1, 0.0], standard_error=0.0)
     assert found[0] == 0.0
     assert np.isnan(found[1])
+
+
+def test_of_decided_outcomes_it_is_the_score_test() -> None:
+    wins, n, expected = np.arange(31), 30, 0.7
+    rate = wins / n
+    found = win_rate_p_value(
+        rate, expected, win_rate_error=np.sqrt(rate * (1 - rate) / n), n_prompts=n
+    )
+    score = (rate - expected) / np.sqrt(expected * (1 - expected) / n)
+    assert found == pytest.approx(2 * student.sf(np.abs(score), n - 1))
+
+
+@pytest.mark.parametrize("expected", [0.04, 0.2, 0.5, 0.9])
+@pytest.mark.parametrize("n", [30, 120])
+def test_a_rate_near_an_end_is_seldom_called_wrong_where_it_is_right(
+    expected: float, n: int
+) -> None:
+    rng = np.random.default_rng(0)
+    hard = (rng.random((20_000, n)) < expected).astype(np.float64)
+    rates, errors = hard.mean(axis=1), hard.std(axis=1, ddof=1) / np.sqrt(n)
+    found = win_rate_p_value(rates, expected, win_rate_error=errors, n_prompts=n)
+    assert np.mean(found <= 0.05) <= 0.06
+    plain = two_sided_p_value(rates - expected, standard_error=errors, n_prompts=n)
+    if expected == 0.04 and n == 30:
+        assert np.mean(np.nan_to_num(plain) <= 0.05) > 0.25
+
+
+def test_an_error_of_the_expected_rate_makes_a_mismatch_less_sure() -> None:
+    settings = {"win_rate_error": 0.05, "n_prompts": 100}
+    exact = win_rate_p_value(0.6, 0.45, **settings)
+    alike = win_rate_p_value(0.6, 0.45, expected_error=0.05, **settings)
+    assert exact < alike < 4 * two_sided_p_value(0.15, standard_error=np.hypot(0.05, 0.05))
+    assert np.isnan(win_rate_p_value(0.5, 0.5, win_rate_error=0.0, n_prompts=30))
 
 
 def test_a_correlation_near_1_has_a_skewed_interval_inside_1() -> None:
@@ -113,6 +148,10 @@ def test_bad_arguments_are_refused() -> None:
         correlation_interval(1.0, standard_error=0.1)
     with pytest.raises(ValueError, match="negative"):
         two_sided_p_value(0.0, standard_error=-1.0)
+    with pytest.raises(ValueError, match="standard error is negative"):
+        win_rate_p_value(0.5, 0.5, win_rate_error=-1.0, n_prompts=30)
+    with pytest.raises(ValueError, match="strictly between 0 and 1"):
+        win_rate_p_value(0.5, 1.0, win_rate_error=0.1, n_prompts=30)
     with pytest.raises(ValueError, match="between 0 and 1"):
         benjamini_hochberg([0.5, 1.5])
     with pytest.raises(ValueError, match="power must lie"):

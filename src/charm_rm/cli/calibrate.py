@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from charm_rm.cli.audit import RATINGS_DRAWN
 from charm_rm.cli.console import page, print_json, record_run, say, warn
 from charm_rm.cli.options import (
     By,
@@ -248,6 +249,7 @@ def _say_scores(result: "CalibratedScores") -> None:
             f"the other policies: mean Mismatch Degree {before.others_mismatch:.4f} -> "
             f"{after.others_mismatch:.4f}"
         )
+    say(RATINGS_DRAWN[result.elo["errors"]])
 
 
 def _cross_validate(
@@ -304,7 +306,8 @@ def print_held_out(result: "CrossValidation") -> None:
     console.print(table)
     console.print(
         "\nMismatch: signed (Eq. 5). By category, other policies: mean Mismatch Degree. "
-        "Matrix: root mean square of win rate minus expected win rate over all pairs."
+        "Matrix: root mean square of win rate minus expected win rate over all pairs. "
+        f"{RATINGS_DRAWN[result.elo_errors]}"
     )
     if any(row.method.startswith("temperature") for row in result.rows):
         console.print(
@@ -367,6 +370,7 @@ def say_offsets(result: "Calibration") -> None:
             f"{result.joint['rmse_before']:.4f} -> {result.joint['rmse']:.4f} "
             f"({n - 1} offsets for {n * (n - 1) // 2} pairs{_converged(result.joint)})"
         )
+    say(RATINGS_DRAWN[result.elo["errors"]])
 
 
 def _converged(joint: "Mapping[str, Any]") -> str:

@@ -231,7 +231,13 @@ def _write(frame: "pl.DataFrame", out: str, *, force: bool) -> None:
 def _table_json(table: "EloTable") -> dict[str, Any]:
     ratings = table.frame.select("model", "elo", "elo_low", "elo_high", "votes").to_dicts()
     source = table.frame["source"][0]
-    return {"board": table.board, "date": table.date or None, "source": source, "ratings": ratings}
+    return {
+        "board": table.board,
+        "date": table.date or None,
+        "errors": table.errors,
+        "source": source,
+        "ratings": ratings,
+    }
 
 
 def _print_table(table: "EloTable") -> None:

@@ -107,6 +107,58 @@ def two_sided_p_value(
     return np.asarray(2.0 * stdtr(np.subtract(n_prompts, 1.0), distance))
 
 
+def win_rate_p_value(
+    win_rate: ArrayLike,
+    expected: ArrayLike,
+    *,
+    win_rate_error: ArrayLike,
+    n_prompts: ArrayLike,
+    expected_error: ArrayLike = 0.0,
+) -> Floats:
+    """Chance of a win rate as far from the expected one, were that the true one.
+
+    It is 2 T(-|P - Q| / sqrt(r Q(1 - Q) + f^2)), r = e^2 / (P(1 - P)): the variance of the
+    outcomes is taken in proportion to that of a coin, and at Q, where the hypothesis has it. Of
+    decided outcomes that is the score test. A test by e itself calls a rate near 0 or 1 surely
+    wrong, as its own variance is so small there: of 30 hard outcomes where Q is 0.04, in 31% of
+    samples, this one in 2.6%.
+
+    Args:
+        win_rate: Empirical win rates P. All arguments broadcast.
+        expected: Expected ones Q, strictly between 0 and 1.
+        win_rate_error: Standard errors e of P.
+        n_prompts: Prompts n that P is from; T has n - 1 degrees of freedom, and r is 1/n where P
+            is 0 or 1.
+        expected_error: Standard errors f of Q.
+
+    Returns:
+        P-values, of the broadcast shape; NaN where P is Q and neither errs.
+
+    Raises:
+        ValueError: If an expected win rate is not strictly between 0 and 1, or an error is
+            negative.
+
+    Example:
+        >>> rate, error = np.array([0.5, 0.0]), np.array([0.09, 0.0])
+        >>> win_rate_p_value(rate, 0.3, win_rate_error=error, n_prompts=30).round(3)
+        array([0.022, 0.001])
+    """
+    rate, target = np.asarray(win_rate, np.float64), np.asarray(expected, np.float64)
+    if not np.all((target > 0.0) & (target < 1.0)):
+        raise ValueError("expected win rates must lie strictly between 0 and 1")
+    if np.any(np.less(win_rate_error, 0.0)) or np.any(np.less(expected_error, 0.0)):
+        raise ValueError("a standard error is negative")
+    coin = rate * (1.0 - rate)
+    ratio = np.divide(
+        np.square(win_rate_error, dtype=np.float64),
+        coin,
+        out=np.broadcast_to(1.0 / np.asarray(n_prompts, np.float64), coin.shape).copy(),
+        where=coin > 0.0,
+    )
+    variance = ratio * target * (1.0 - target) + np.square(expected_error)
+    return two_sided_p_value(rate - target, standard_error=np.sqrt(variance), n_prompts=n_prompts)
+
+
 def benjamini_hochberg(p_values: ArrayLike) -> Floats:
     """P-values adjusted for their number m: min over j >= i of m p_(j) / j, p_(1) <= p_(2) ...
 
