@@ -160,6 +160,9 @@ def test_import_as_json_says_which_names_matched(charm: Run, shared: Path) -> No
     assert document["date"] == "2025-03-04"
 
 
-@pytest.mark.parametrize("arguments", [("lst",), ("fit",), ("import",), ("fit", "a", "--seed")])
+@pytest.mark.parametrize(
+    "arguments",
+    [("lst",), ("fit",), ("import",), ("fit", "a", "--seed"), ("a.csv", "--resamples", "1")],
+)
 def test_wrong_usage_ends_with_status_2(charm: Run, arguments: tuple[str, ...]) -> None:
     assert charm(*arguments).returncode == 2

@@ -14,19 +14,24 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from charm_rm.core.correlation import correlation, resampled_correlation_interval
 from charm_rm.core.elo import draw_elo, expected_win_rate
 from charm_rm.core.intervals import percentile_interval, resample_counts, resampled_means
 from charm_rm.core.mismatch import mismatch_degree, signed_mismatch
-from charm_rm.core.significance import benjamini_hochberg, win_rate_p_value
+from charm_rm.core.significance import (
+    benjamini_hochberg,
+    unanimous_interval,
+    win_rate_p_value,
+)
 from charm_rm.core.win_rates import Floats, WinRateKind, wins
 from charm_rm.data.arena import EloErrors, EloTable, require_ratings
-from charm_rm.data.scores import ScoreMatrix, require_shared_prompts, score_matrix
-from charm_rm.data.tables import not_found
+from charm_rm.data.scores import ScoreMatrix, require_comparable, score_matrix
 
 MAX_DISAGREEMENT = 0.05  # between sigmoid and hard win rate, before a user is warned
 LEVEL = 0.95
 SIGNIFICANCE = 0.05  # share of false discoveries among the policies called over- or under-valued
 POWER = 0.8
+EVEN = 1e-12  # outcomes that differ by less are the same but for rounding
 LEAST_MISMATCH = 0.1  # a Mismatch Degree that an audit should not miss
 Verdict = Literal["over-valued", "under-valued", "not shown", "too few prompts", "reference"]
 
@@ -198,12 +203,11 @@ def audit_scores(
     matrix = score_matrix(scores)
     require_ratings(elo, matrix.policies)
     ratings = elo.ratings(matrix.policies)
-    chosen = reference or matrix.policies[int(np.argmax(ratings[:, 0]))]
-    if chosen not in matrix.policies:
-        raise not_found("reference", chosen, names=matrix.policies, where="scores")
+    strongest = matrix.policies[int(np.argmax(ratings[:, 0]))]
+    chosen = strongest if reference is None else reference
+    require_comparable(matrix, chosen)
     at = matrix.policies.index(chosen)
     margins = matrix.values - matrix.values[:, [at]]
-    _require_shared(matrix, margins, reference=chosen)
     outcomes = {
         "chosen": wins(margins, kind=win_rate, temperature=temperature),
         "sigmoid": wins(margins, kind="sigmoid", temperature=temperature),
@@ -214,8 +218,10 @@ def audit_scores(
     draws = _draw(columns, drawn, prompts=matrix.prompts, seed=seed)
     found = _audit_policies(matrix, ratings, outcomes=outcomes, draws=draws, reference=at)
     policies = tuple(sorted(found, key=lambda entry: -entry.mean_score))
-    pearson_low, pearson_high = _pearson_interval(draws)
-    means = pl.DataFrame({"score": [p.mean_score for p in found], "elo": ratings[:, 0]})
+    pearson_low, pearson_high = resampled_correlation_interval(
+        draws.mean_scores, draws.ratings, level=LEVEL
+    )
+    means = [entry.mean_score for entry in found]
     return Audit(
         reference=chosen,
         reward_model=scores["reward_model"][0],
@@ -227,10 +233,10 @@ def audit_scores(
         n_resamples=n_resamples,
         seed=seed,
         policies=policies,
-        pearson=_correlation(means, "pearson"),
+        pearson=correlation(means, ratings[:, 0]),
         pearson_low=pearson_low,
         pearson_high=pearson_high,
-        spearman=_correlation(means, "spearman"),
+        spearman=correlation(means, ratings[:, 0], ranks=True),
         suggested_pair=_suggest(policies, chosen),
         warnings=_warnings(policies),
     )
@@ -261,12 +267,6 @@ def _draw(columns: Floats, ratings: Floats, *, prompts: NDArray[np.int64], seed:
     means = np.concatenate([resampled_means(columns, counts[:, prompts]) for counts in blocks])
     rates, hard_rates, mean_scores = np.hsplit(means, 3)
     return _Draws(rates, hard_rates, mean_scores, ratings)
-
-
-def _require_shared(matrix: ScoreMatrix, margins: Floats, *, reference: str) -> None:
-    for policy, column in zip(matrix.policies, margins.T, strict=True):
-        n = len(np.unique(matrix.prompts[np.isfinite(column)]))
-        require_shared_prompts(n, policy=policy, reference=reference)
 
 
 def _audit_policies(
@@ -325,8 +325,15 @@ def _measure(
         n_prompts=n_prompts,
         expected_error=drawn_expected.std(axis=0, ddof=1),
     )
-    p_values = np.nan_to_num(p_values, nan=1.0)  # of a policy that is equal to the reference
     p_values[reference] = np.nan  # which is not tested
+    for at in _unanimous(outcomes["chosen"], reference=reference):
+        ends = signed_mismatch(unanimous_interval(rates[at], n_prompts=n_prompts[at]), expected[at])
+        low[at], high[at] = min(low[at], ends[0]), max(high[at], ends[1])
+        # what the outcomes would vary by, were Elo right
+        spread = np.sqrt(expected[at] * (1.0 - expected[at]) / n_prompts[at])
+        errors[at] = np.hypot(errors[at], spread / max(expected[at], 1.0 - expected[at]))
+    for at in _unanimous(outcomes["hard"], reference=reference):
+        hard_low[at], hard_high[at] = unanimous_interval(hard[at], n_prompts=n_prompts[at])
     return {
         "expected_win_rate": expected,
         "win_rate": rates,
@@ -341,6 +348,13 @@ def _measure(
         "adjusted_p_value": np.nan_to_num(benjamini_hochberg(p_values), nan=1.0),
         "detectable_mismatch": (ndtri(0.5 * (1.0 + LEVEL)) + ndtri(POWER)) * errors,
     }
+
+
+def _unanimous(outcomes: Floats, *, reference: int) -> NDArray[np.int64]:
+    """The policies but the reference whose outcomes are all equal, as then are all resamples."""
+    equal = np.nanmax(outcomes, axis=0) - np.nanmin(outcomes, axis=0) <= EVEN
+    equal[reference] = False
+    return np.flatnonzero(equal)
 
 
 def _verdict(own: Mapping[str, float]) -> Verdict:
@@ -371,22 +385,6 @@ def _warnings(policies: Sequence[PolicyAudit]) -> tuple[str, ...]:
         f"{len(policies)} policies, most for {worst.policy} ({worst.sigmoid_win_rate:.3f} and "
         f"{worst.hard_win_rate:.3f}): what is found depends on which one is used, so see both",
     )
-
-
-def _correlation(means: pl.DataFrame, method: Literal["pearson", "spearman"]) -> float | None:
-    value = means.select(pl.corr("score", "elo", method=method)).item()
-    return None if value is None else _known(value)
-
-
-def _pearson_interval(draws: _Draws) -> tuple[float | None, float | None]:
-    """Ends of the interval of the correlation, the policies being the ones there are."""
-    score = draws.mean_scores - draws.mean_scores.mean(axis=1, keepdims=True)
-    elo = draws.ratings - draws.ratings.mean(axis=1, keepdims=True)
-    norm = np.sqrt((score**2).sum(axis=1) * (elo**2).sum(axis=1))
-    if not np.all(norm > 0.0):
-        return None, None
-    low, high = percentile_interval((score * elo).sum(axis=1) / norm, level=LEVEL)
-    return float(low), float(high)
 
 
 def _known(value: float) -> float | None:

@@ -31,8 +31,7 @@ from charm_rm.core.uncertainty import (
 from charm_rm.core.win_rates import Floats, WinRateKind, hard_win_rate, sigmoid_win_rate, wins
 from charm_rm.data.arena import EloTable, require_ratings
 from charm_rm.data.offsets import Calibration, Offset, OffsetMethod
-from charm_rm.data.scores import require_shared_prompts, score_matrix
-from charm_rm.data.tables import DataError
+from charm_rm.data.scores import require_shared_prompts, require_two_policies, score_matrix
 
 
 @dataclass(frozen=True)
@@ -150,8 +149,6 @@ def calibrate_pair(
         >>> round(calibration.offsets[0].offset, 4)  # 2 points too many, 53 Elo points deserved
         -1.6949
     """
-    if over_valued == reference:
-        raise DataError(f"{reference!r} is both over-valued and reference; name two policies")
     if method not in ("offset", "probit"):
         raise ValueError(f"method must be 'offset' or 'probit', got {method!r}")
     if n_resamples < 2:
@@ -193,8 +190,8 @@ def pair_policies(
         Margins and ratings, on the prompts that both answered.
 
     Raises:
-        DataError: If a policy is not in the scores or has no Elo, or they share fewer than 30
-            prompts.
+        DataError: If a policy is not in the scores or has no Elo, both are the same, or they
+            share fewer than 30 prompts.
 
     Example:
         >>> from charm_rm.data.arena import read_elo
@@ -209,6 +206,7 @@ def pair_policies(
         >>> pair.n_prompts, round(pair.target, 3)
         (30, 0.287)
     """
+    require_two_policies(over_valued, reference)
     matrix = score_matrix(scores, [over_valued, reference])
     require_ratings(elo, matrix.policies)
     both = np.isfinite(matrix.values).all(axis=1)

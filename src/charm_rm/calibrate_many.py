@@ -124,10 +124,13 @@ def _describe_category(
     """The offset of one category, on the prompts of its group."""
     group = found.group_of[code]
     rows = groups == group
+    known = np.isfinite(found.own_errors)
+    # what is known of a group under min_prompts comes from the spread of so many others
+    n = found.n_prompts[group] if known[group] else known.sum()
     low, high = student_interval(
         found.offsets[group],
         standard_error=found.standard_errors[group],
-        n_prompts=max(2, found.n_prompts[group]),
+        n_prompts=max(2, n),
     )
     return describe_offset(
         replace(pair, margins=pair.margins[rows], prompts=pair.prompts[rows]),

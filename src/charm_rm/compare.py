@@ -77,7 +77,8 @@ class EloChange:
         offset: Score points that each table asks for (Eq. 4).
         offset_low: Lower end of its 95% interval by each table, delta method.
         offset_high: Upper end.
-        n_changed: Prompts on which the calibrated chosen side differs between the two.
+        n_changed: Prompts on which the calibrated chosen side, of any sample, differs between the
+            two.
     """
 
     policy: str
@@ -157,26 +158,35 @@ def audit_categories(
         ['a', 'b']
     """
     prompt_categories(scores)
-    per_policy = scores.group_by("category", "policy").agg(pl.col("prompt_id").n_unique())
-    least = per_policy.group_by("category").agg(pl.col("prompt_id").min(), pl.len())
+    chosen = audit_scores(scores, elo, reference=reference, n_resamples=2).reference
+    parts = scores.sort("category", maintain_order=True).partition_by("category")
+    groups = {part["category"][0]: part for part in parts}
+    if MERGED in groups:
+        raise DataError(f"scores: {MERGED!r} is the name of small categories; rename yours")
     n_policies = scores["policy"].n_unique()
-    enough = (pl.col("prompt_id") >= MIN_PROMPTS) & (pl.col("len") == n_policies)
-    large = least.filter(enough)["category"].to_list()
-    small = sorted(set(scores["category"]) - set(large))
+    shared = {
+        name: _least_shared(part, chosen, n_policies=n_policies) for name, part in groups.items()
+    }
+    small = tuple(name for name, n in shared.items() if n < MIN_PROMPTS)
     rest = scores.filter(pl.col("category").is_in(small))
-    groups = {name: scores.filter(pl.col("category") == name) for name in sorted(large)}
-    per_rest = rest.group_by("policy").agg(pl.col("prompt_id").n_unique())["prompt_id"]
-    mergeable = len(per_rest) == n_policies and min(per_rest) >= MIN_PROMPTS
+    mergeable = _least_shared(rest, chosen, n_policies=n_policies) >= MIN_PROMPTS
+    groups = {name: part for name, part in groups.items() if name not in small}
     if mergeable:
         groups[MERGED] = rest
-    if not groups:
-        raise DataError(f"scores: no category has {MIN_PROMPTS} prompts of every policy")
-    chosen = reference or audit_scores(scores, elo, n_resamples=2).reference
     audits = {
         name: audit_scores(part, elo, reference=chosen, **settings) for name, part in groups.items()
     }
-    kept, dropped = (tuple(small), ()) if mergeable else ((), tuple(small))
+    kept, dropped = (small, ()) if mergeable else ((), small)
     return CategoryAudits(audits=audits, merged=kept, left_out=dropped)
+
+
+def _least_shared(scores: pl.DataFrame, reference: str, *, n_policies: int) -> int:
+    """Prompts shared with the reference by the policy that shares the fewest of them."""
+    key = ["prompt_id", "sample"]
+    met = scores.filter(pl.col("policy") == reference).select(key)
+    shared = scores.join(met, on=key, how="semi").group_by("policy")
+    counts = shared.agg(pl.col("prompt_id").n_unique())["prompt_id"].to_list()
+    return min(counts) if len(counts) == n_policies else 0
 
 
 def compare_elo(
@@ -259,7 +269,7 @@ def _describe_change(
         offset=(first.offset, second.offset),
         offset_low=(first.offset_low, second.offset_low),
         offset_high=(first.offset_high, second.offset_high),
-        n_changed=int((sides[0] != sides[1]).sum()),
+        n_changed=len(np.unique(pairs[0].prompts[sides[0] != sides[1]])),
     )
 
 

@@ -15,7 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from charm_rm.audit import LEVEL
-from charm_rm.calibrate_scores import length_matrix
+from charm_rm.calibrate_scores import length_matrix, require_spread
 from charm_rm.core.alternatives import probit_offset, remove_length_trend, standardize_scores
 from charm_rm.core.categories import solve_category_offsets
 from charm_rm.core.elo import draw_elo, expected_win_rate
@@ -26,7 +26,12 @@ from charm_rm.core.offsets import reach_win_rate
 from charm_rm.core.temperature import fit_temperature
 from charm_rm.core.win_rates import Floats, WinRateKind, win_rate_matrix, wins
 from charm_rm.data.arena import EloErrors, EloTable, require_ratings
-from charm_rm.data.scores import prompt_categories, require_shared_prompts, score_matrix
+from charm_rm.data.scores import (
+    prompt_categories,
+    require_comparable,
+    require_two_policies,
+    score_matrix,
+)
 from charm_rm.data.tables import not_found
 from charm_rm.temperature import PlacedLabels, place_labels
 
@@ -143,10 +148,9 @@ def cross_validate(
     """Held-out mismatch of each way to calibrate, for sigmoid and hard win rates.
 
     Methods: none; one offset (Eq. 4), and its closed form for normal margins; an offset per
-    category, plain and shrunk, where there are categories; joint offsets (A.6); z-scores; scores
-    less their trend in response length, where lengths are known; and, where there are labels,
-    scores over the temperature that fits them, alone and with one offset (for the sigmoid only:
-    no temperature moves a hard win rate).
+    category, plain and shrunk; joint offsets (A.6); z-scores; scores less their trend in response
+    length; and scores over the temperature that fits labels, alone and with one offset (for the
+    sigmoid only: no temperature moves a hard win rate). Each where the data have what it needs.
 
     Args:
         scores: As `charm_rm.data.scores.read_scores` returns them.
@@ -165,8 +169,8 @@ def cross_validate(
         One row per method and kind of win rate.
 
     Raises:
-        DataError: If a policy is unknown or has no Elo, the two share fewer than 30 prompts, the
-            labels are of fewer than 30 scored prompts, or a response is missing.
+        DataError: If the two are the same, a policy is unknown, unrated, without spread or on fewer
+            than 30 prompts with the reference, as are the labels, or a response is missing.
         ValueError: If there are fewer than two folds, fewer prompts than folds, or the labels of
             some folds fit no temperature.
 
@@ -187,17 +191,17 @@ def cross_validate(
         >>> [row.method for row in found.rows[:3]]
         ['none', 'one offset', 'one offset, probit']
     """
+    require_two_policies(over_valued, reference)
     matrix = score_matrix(scores)
     require_ratings(elo, matrix.policies)
-    for policy in (over_valued, reference):
-        if policy not in matrix.policies:
-            raise not_found("policy", policy, names=matrix.policies, where="scores")
+    if over_valued not in matrix.policies:
+        raise not_found("policy", over_valued, names=matrix.policies, where="scores")
+    require_comparable(matrix, reference)
+    require_spread(matrix)
     n_prompts = int(matrix.prompts.max()) + 1
     if not 2 <= n_folds <= n_prompts:
         raise ValueError(f"folds must be 2 to {n_prompts}, the number of prompts; got {n_folds}")
-    lengths = None
-    if responses is not None or "n_tokens" in scores.columns:
-        lengths = length_matrix(scores, matrix, responses=responses)
+    measured = responses is not None or "n_tokens" in scores.columns
     task = _Task(
         values=matrix.values,
         prompts=matrix.prompts,
@@ -206,20 +210,18 @@ def cross_validate(
         over_valued=matrix.policies.index(over_valued),
         reference=matrix.policies.index(reference),
         categories=_category_codes(scores, matrix.prompt_ids),
-        lengths=lengths,
+        lengths=length_matrix(scores, matrix, responses=responses) if measured else None,
         labels=None if labels is None else place_labels(matrix, labels),
         kind="sigmoid",
         temperature=temperature,
     )
-    shared = len(np.unique(matrix.prompts[np.isfinite(task.margins)]))
-    require_shared_prompts(shared, policy=over_valued, reference=reference)
     folds = (np.random.default_rng(seed).permutation(n_prompts) % n_folds)[matrix.prompts]
     return CrossValidation(
         over_valued=over_valued,
         reference=reference,
         elo_errors=elo.errors,
         n_folds=n_folds,
-        n_prompts=shared,
+        n_prompts=len(np.unique(matrix.prompts[np.isfinite(task.margins)])),
         temperature=temperature,
         seed=seed,
         rows=tuple(_measure_all(task, folds, seed=seed)),
@@ -361,7 +363,7 @@ def _measure(task: _Task, *, method: str, seed: int) -> HeldOut:
         mismatch_low=low,
         mismatch_high=high,
         category_mismatch=_by_categories(outcomes, task),
-        others_mismatch=float(np.nanmean(np.abs(against[others]))) if others else None,
+        others_mismatch=float(np.abs(against[others]).mean()) if others else None,
         matrix_rmse=float(np.sqrt(np.mean((rates - expected)[pairs] ** 2))),
     )
 

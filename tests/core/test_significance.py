@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy.stats import false_discovery_control, norm
+from scipy.stats import binomtest, false_discovery_control, norm
 from scipy.stats import t as student
 
 from charm_rm.core.significance import (
@@ -14,6 +14,7 @@ from charm_rm.core.significance import (
     detectable_mismatch,
     student_interval,
     two_sided_p_value,
+    unanimous_interval,
     win_rate_p_value,
 )
 from charm_rm.core.win_rates import Floats
@@ -76,7 +77,16 @@ def test_an_error_of_the_expected_rate_makes_a_mismatch_less_sure() -> None:
     exact = win_rate_p_value(0.6, 0.45, **settings)
     alike = win_rate_p_value(0.6, 0.45, expected_error=0.05, **settings)
     assert exact < alike < 4 * two_sided_p_value(0.15, standard_error=np.hypot(0.05, 0.05))
-    assert np.isnan(win_rate_p_value(0.5, 0.5, win_rate_error=0.0, n_prompts=30))
+
+
+@pytest.mark.parametrize("rate", [0.0, 1e-30, 0.5, 1.0])
+def test_outcomes_that_are_all_equal_count_as_a_coins(rate: float) -> None:
+    """However sure they look: ties alone, or the sigmoid of margins of -70."""
+    coin = np.sqrt(0.2 * 0.8 / 30)
+    exact = two_sided_p_value(rate - 0.2, standard_error=coin, n_prompts=30)
+    found = win_rate_p_value(rate, 0.2, win_rate_error=1e-17 * rate, n_prompts=30)
+    assert found == pytest.approx(float(exact))
+    assert win_rate_p_value(0.5, 0.5, win_rate_error=0.0, n_prompts=30) == 1.0
 
 
 def test_a_correlation_near_1_has_a_skewed_interval_inside_1() -> None:
@@ -160,3 +170,18 @@ def test_bad_arguments_are_refused() -> None:
         detectable_mismatch(10, outcome_sd=0.4, expected=0.0)
     with pytest.raises(ValueError, match="at least one prompt"):
         detectable_mismatch(0, outcome_sd=0.4, expected=0.5)
+
+
+def test_the_interval_of_wins_alone_is_the_exact_binomial_one() -> None:
+    for n in (1, 30, 805):
+        low, high = unanimous_interval([1.0, 0.0], n_prompts=n)
+        exact = binomtest(n, n).proportion_ci(method="exact")
+        assert low[0] == pytest.approx(exact.low)
+        assert high[1] == pytest.approx(1.0 - exact.low)
+        assert (high[0], low[1]) == (1.0, 0.0)
+
+
+def test_the_interval_of_ties_alone_has_room_on_both_sides() -> None:
+    low, high = unanimous_interval(0.5, n_prompts=40)
+    assert 0.5 - low == pytest.approx(high - 0.5)
+    assert float(low) == pytest.approx(0.5 * 0.025 ** (1 / 40))

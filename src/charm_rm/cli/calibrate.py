@@ -124,11 +124,15 @@ def calibrate(
     Example: charm calibrate scores.parquet --over-valued gemma-2-9b-it-SimPO
     --reference gpt-4o-mini-2024-07-18 --out offsets.json
     """
-    _check_usage(over_valued, by, joint=joint)
+    _check_usage(over_valued, by, joint=joint, no_shrink=no_shrink)
     if cross_validate is None:
         _check_output(out, method, plain=not joint and by is None, labels=temperature_from)
-    elif over_valued is None:
-        raise typer.BadParameter("needs --over-valued MODEL", param_hint="--cross-validate")
+        if responses and method is not Method.LENGTH:
+            raise typer.BadParameter(
+                "needs --method length or --cross-validate", param_hint="--responses"
+            )
+    else:
+        _check_validation(over_valued, out, method)
     inputs = [*scores, elo, *(temperature_from or []), *(responses or [])]
     if out is not None:
         _refuse_existing(out, inputs=inputs, force=force)
@@ -316,7 +320,7 @@ def print_held_out(result: "CrossValidation") -> None:
         )
 
 
-def _check_usage(over_valued: str | None, by: str | None, *, joint: bool) -> None:
+def _check_usage(over_valued: str | None, by: str | None, *, joint: bool, no_shrink: bool) -> None:
     if joint == (over_valued is not None):
         raise typer.BadParameter(
             "give --over-valued MODEL for one pair, or --joint for all policies",
@@ -324,6 +328,20 @@ def _check_usage(over_valued: str | None, by: str | None, *, joint: bool) -> Non
         )
     if joint and by is not None:
         raise typer.BadParameter("not together with --joint", param_hint="--by")
+    if no_shrink and by is None:
+        raise typer.BadParameter("needs --by COLUMN", param_hint="--no-shrink")
+
+
+def _check_validation(over_valued: str | None, out: str | None, method: Method) -> None:
+    """A pair to validate, and no option that asks for anything else."""
+    if over_valued is None:
+        raise typer.BadParameter("needs --over-valued MODEL", param_hint="--cross-validate")
+    if out is not None:
+        raise typer.BadParameter(
+            "not with --cross-validate: nothing is written", param_hint="--out"
+        )
+    if method is not Method.OFFSET:
+        raise typer.BadParameter("not with --cross-validate: all are tried", param_hint="--method")
 
 
 def _check_output(

@@ -6,6 +6,8 @@ from scipy.special import ndtri, stdtr, stdtrit
 
 from charm_rm.core.win_rates import Floats
 
+EVEN = 1e-9  # share of a coin's standard deviation below which outcomes vary by rounding alone
+
 
 def student_interval(
     estimate: ArrayLike,
@@ -107,6 +109,36 @@ def two_sided_p_value(
     return np.asarray(2.0 * stdtr(np.subtract(n_prompts, 1.0), distance))
 
 
+def unanimous_interval(
+    outcome: ArrayLike, *, n_prompts: ArrayLike, level: float = 0.95
+) -> tuple[Floats, Floats]:
+    """Interval of a mean of n equal outcomes v: a share 1 - ((1 - level)/2)^(1/n) may be others.
+
+    For hard wins or losses alone it is the exact interval of Clopper and Pearson (1934).
+
+    Args:
+        outcome: The outcome v of every prompt, in [0, 1].
+        n_prompts: Prompts n, at least 1. Broadcasts.
+        level: Share of samples whose interval holds the true value.
+
+    Returns:
+        Lower and upper ends, of the broadcast shape.
+
+    Raises:
+        ValueError: If ``level`` is not strictly between 0 and 1.
+
+    Example:
+        >>> low, high = unanimous_interval([0.0, 1.0], n_prompts=30)
+        >>> low.round(3), high.round(3)
+        (array([0.   , 0.884]), array([0.116, 1.   ]))
+    """
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"level must lie strictly between 0 and 1, got {level}")
+    rate = np.asarray(outcome, np.float64)
+    share = 1.0 - (0.5 * (1.0 - level)) ** (1.0 / np.asarray(n_prompts, np.float64))
+    return np.asarray(rate - share * rate), np.asarray(rate + share * (1.0 - rate))
+
+
 def win_rate_p_value(
     win_rate: ArrayLike,
     expected: ArrayLike,
@@ -128,11 +160,11 @@ def win_rate_p_value(
         expected: Expected ones Q, strictly between 0 and 1.
         win_rate_error: Standard errors e of P.
         n_prompts: Prompts n that P is from; T has n - 1 degrees of freedom, and r is 1/n where P
-            is 0 or 1.
+            is 0 or 1, or all outcomes are equal.
         expected_error: Standard errors f of Q.
 
     Returns:
-        P-values, of the broadcast shape; NaN where P is Q and neither errs.
+        P-values, of the broadcast shape.
 
     Raises:
         ValueError: If an expected win rate is not strictly between 0 and 1, or an error is
@@ -153,7 +185,7 @@ def win_rate_p_value(
         np.square(win_rate_error, dtype=np.float64),
         coin,
         out=np.broadcast_to(1.0 / np.asarray(n_prompts, np.float64), coin.shape).copy(),
-        where=coin > 0.0,
+        where=(coin > 0.0) & (np.asarray(win_rate_error) > EVEN * np.sqrt(coin)),
     )
     variance = ratio * target * (1.0 - target) + np.square(expected_error)
     return two_sided_p_value(rate - target, standard_error=np.sqrt(variance), n_prompts=n_prompts)

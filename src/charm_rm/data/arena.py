@@ -256,6 +256,9 @@ def elo_table(raw: pl.DataFrame, *, name: str) -> EloTable:
 
 
 def _refuse_bad_ratings(raw: pl.DataFrame, frame: pl.DataFrame, *, name: str) -> None:
+    nameless = frame["model"].is_null().arg_true()
+    if not nameless.is_empty():
+        raise DataError(f"{name}: row {int(nameless[0]) + 1} has no model; mend it or drop it")
     for column in ("elo", "elo_low", "elo_high", *frame.columns[len(ELO_SCHEMA) :]):
         if column not in raw.columns:
             continue
@@ -272,7 +275,8 @@ def _refuse_bad_ratings(raw: pl.DataFrame, frame: pl.DataFrame, *, name: str) ->
     if not half.is_empty():
         model = half["model"][0]
         raise DataError(f"{name}: the interval of {model!r} has one end only; give both or none")
-    span = float(np.ptp(frame["elo"].to_numpy()))
+    ends = frame.select("elo", "elo_low", "elo_high").to_numpy()
+    span = float(np.nanmax(ends) - np.nanmin(ends))
     if span > MAX_SPAN:
         raise DataError(
             f"{name}: ratings span {span:.0f} points; Elo points are wanted, 400 per factor of ten"
