@@ -167,8 +167,8 @@ def test_a_model_that_is_loaded_here_writes_the_same_kind_of_table(
     charm: Charm, make: MakeModel, prompts: Path, tmp_path: Path
 ) -> None:
     model = make("pad_is_eos", causal=True)
-    arguments = ("--prompts", prompts, "--model", model, "--out", tmp_path / "out")
-    arguments += ("--max-new-tokens", 5, "--device", "cpu", "--dtype", "float32")
+    arguments: list[object] = ["--prompts", prompts, "--model", model, "--out", tmp_path / "out"]
+    arguments += ["--max-new-tokens", 5, "--device", "cpu", "--dtype", "float32"]
     status, _, words = charm("generate", *arguments, "--concurrency", 2)
     assert status == 0, words
     assert "6 responses wanted; model in float32 on cpu" in words
@@ -191,8 +191,9 @@ def test_a_model_that_is_loaded_here_writes_the_same_kind_of_table(
 def test_a_dry_run_asks_nothing_and_needs_no_server(
     charm: Charm, prompts: Path, tmp_path: Path
 ) -> None:
-    arguments = ("--prompts", prompts, "--out", tmp_path / "out", "--dry-run", "--samples", 1000)
-    arguments += ("--endpoint", "http://127.0.0.1:1", "--model", "m", "--price-out", 2)
+    arguments: list[object] = ["--prompts", prompts, "--out", tmp_path / "out", "--dry-run"]
+    arguments += ["--endpoint", "http://127.0.0.1:1", "--model", "m", "--price-out", 2]
+    arguments += ["--samples", 1000]
     status, printed, words = charm("generate", *arguments)
     assert (status, words) == (0, "")
     assert [" ".join(line.split()) for line in printed.splitlines()] == [
@@ -231,7 +232,7 @@ def test_progress_off_a_terminal_is_a_line_a_minute(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = iter([100.0, 100.0, 130.0, 161.0, 162.0])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr("charm_rm.cli.progress.time.monotonic", lambda: next(clock))
     with progress.meter("responses") as meter:
         for done, n_failed in ((10, 0), (20, 1), (40, 2), (41, 2)):
             meter.report_responses(Progress(done, 100, n_failed, n_tokens=100 * (done - 10)))

@@ -181,24 +181,22 @@ def test_a_run_on_a_server_killed_twenty_times_ends_as_an_uninterrupted_one(
 def test_a_served_policy_killed_twenty_times_answers_every_prompt_once(
     charm: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
-    n_prompts, concurrency = 200, 4
+    n_prompts, concurrency = 300, 4
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(f'{{"prompt": "question {n}"}}\n' for n in range(n_prompts)))
     out, whole = tmp_path / "out", tmp_path / "whole"
     with serve(PolicyServer(delay=0.02)) as server:
         common = ["generate", "--prompts", str(prompts), "--endpoint", server.url, "--model", "m"]
-        common += ["--temperature", "0", "--samples", "2", "--concurrency", str(concurrency)]
+        common += ["--temperature", "0", "--concurrency", str(concurrency)]
         run_and_kill([*common, "--out", str(out)], most_seconds=0.2, log=tmp_path / "log")
         written = Counter(server.answered)
         assert charm(*common, "--out", whole)[0] == 0
     killed, unbroken = pl.read_parquet(out / TABLE), pl.read_parquet(whole / TABLE)
     assert killed.equals(unbroken)
     assert killed["response"].to_list() == [
-        true_answer([{"role": "user", "content": f"question {n}"}], None)
-        for n in range(n_prompts)
-        for _ in range(2)
+        true_answer([{"role": "user", "content": f"question {n}"}], None) for n in range(n_prompts)
     ]
     assert not (out / PARTS).exists()
     assert not (out / FAILURES).exists()
-    again = sum(written.values()) - 2 * n_prompts
+    again = sum(written.values()) - n_prompts
     assert 0 < again <= N_KILLS * 4 * concurrency  # under way, or not yet in a part

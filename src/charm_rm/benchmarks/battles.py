@@ -19,7 +19,7 @@ from charm_rm.audit import LEVEL, Audit, PolicyAudit, audit_scores
 from charm_rm.benchmarks.mismatches import require_same_responses, resample_mismatches
 from charm_rm.core.intervals import percentile_interval
 from charm_rm.core.win_rates import Floats, WinRateKind
-from charm_rm.data.arena import EloTable, require_ratings
+from charm_rm.data.arena import EloErrors, EloTable, require_ratings
 from charm_rm.data.tables import not_found
 
 
@@ -82,7 +82,8 @@ class Summary:
         before: Mean Mismatch Degree without the cure.
         after: With it; None where there is none.
         change: ``after - before``.
-        change_low: Lower end of its 95% interval: prompts drawn again, the same for both.
+        change_low: Lower end of its 95% interval: prompts and ratings drawn again, the same for
+            both.
         change_high: Upper end.
         n_improved: Policies whose Mismatch Degree fell.
         pearson_before: Correlation of win rate and expected win rate over these policies; None for
@@ -132,6 +133,7 @@ class Battles:
         reward_model_after: Whose the cured ones are; None where there is no cure.
         elo_board: Board of the ratings.
         elo_date: Their date.
+        elo_errors: How they were drawn, as in `charm_rm.audit.Audit`.
         win_rate_kind: Which win rate the mismatches are from.
         temperature: Score points per unit of log-odds.
         n_resamples: Bootstrap resamples.
@@ -144,6 +146,7 @@ class Battles:
     reward_model_after: str | None
     elo_board: str
     elo_date: str
+    elo_errors: EloErrors
     win_rate_kind: WinRateKind
     temperature: float
     n_resamples: int
@@ -154,7 +157,8 @@ class Battles:
     def to_json(self) -> dict[str, Any]:
         """The battles as one document, with what a chart of them needs."""
         document = asdict(self)
-        document["elo"] = {"board": document.pop("elo_board"), "date": document.pop("elo_date")}
+        parts = ("board", "date", "errors")
+        document["elo"] = {part: document.pop(f"elo_{part}") for part in parts}
         document["win_rate"] = document.pop("win_rate_kind")
         return document
 
@@ -232,6 +236,7 @@ def fight_battles(
         reward_model_after=None if after is None else str(after["reward_model"][0]),
         elo_board=elo.board,
         elo_date=elo.date,
+        elo_errors=elo.errors,
         win_rate_kind=win_rate,
         temperature=temperature,
         n_resamples=n_resamples,
@@ -290,7 +295,7 @@ def _side(entry: PolicyAudit) -> Side:
 def _resample_changes(
     tables: Sequence[pl.DataFrame], elo: EloTable, **settings: Any
 ) -> dict[str, Floats]:
-    """Change of each Mismatch Degree with the prompts drawn again, shape (n_resamples,)."""
+    """Change of each Mismatch Degree with prompts and ratings drawn again, (n_resamples,)."""
     if len(tables) < 2:
         return {}
     policies, (before, after) = resample_mismatches(tables, elo, **settings)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from charm_rm.core.elo import expected_win_rate
+from charm_rm.core.elo import draw_elo, expected_win_rate
 from charm_rm.core.intervals import resample_counts, resampled_means
 from charm_rm.core.mismatch import signed_mismatch
 from charm_rm.core.win_rates import Floats, WinRateKind, wins
@@ -27,10 +27,9 @@ def resample_mismatches(
     n_resamples: int = 1000,
     seed: int = 0,
 ) -> tuple[tuple[str, ...], list[Floats]]:
-    """Signed mismatches (Eq. 5) of each score table, with the prompts drawn again.
+    """Signed mismatches (Eq. 5) of each score table, with prompts and ratings drawn again.
 
-    All tables get the same draws, so that differences between them are paired. The ratings stay:
-    they are the same for all.
+    All tables get the same draws, so that differences between them are paired.
 
     Args:
         tables: Scores of the same responses.
@@ -64,7 +63,10 @@ def resample_mismatches(
         raise not_found("opponent", opponent, names=list(first.policies), where="scores")
     ratings = elo.ratings(first.policies)[:, 0]
     at = first.policies.index(opponent)
-    expected = expected_win_rate(ratings, ratings[at])
+    stream = np.random.default_rng([seed, 1])  # as an audit draws them
+    factor = elo.error_factor(first.policies)
+    drawn = draw_elo(ratings, factor, n_draws=n_resamples, rng=stream)
+    expected = expected_win_rate(drawn, drawn[:, [at]])
     margins = [matrix.values - matrix.values[:, [at]] for matrix in matrices]
     columns = np.hstack([wins(m, kind=win_rate, temperature=temperature) for m in margins])
     rng = np.random.default_rng(seed)

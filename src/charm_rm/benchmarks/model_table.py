@@ -18,7 +18,7 @@ from charm_rm.benchmarks.evaluation import Benchmark, Figure, evaluate_scores
 from charm_rm.benchmarks.mismatches import require_same_responses, resample_mismatches
 from charm_rm.core.intervals import percentile_interval
 from charm_rm.core.win_rates import Floats, WinRateKind
-from charm_rm.data.arena import EloTable, require_ratings
+from charm_rm.data.arena import EloErrors, EloTable, require_ratings
 from charm_rm.data.tables import DataError, not_found
 
 Verdict = Literal["better", "worse", "not shown"]
@@ -105,6 +105,7 @@ class ModelTable:
         reference: Its opponent, and that of all others.
         elo_board: Board of the ratings; None without scores of responses.
         elo_date: Their date.
+        elo_errors: How they were drawn, as in `charm_rm.audit.Audit`.
         win_rate_kind: Which win rate the mismatches are from.
         temperature: Score points per unit of log-odds.
         n_resamples: Resamples of bootstraps and tests.
@@ -118,6 +119,7 @@ class ModelTable:
     reference: str | None
     elo_board: str | None
     elo_date: str | None
+    elo_errors: EloErrors | None
     win_rate_kind: WinRateKind
     temperature: float
     n_resamples: int
@@ -138,7 +140,8 @@ class ModelTable:
     def to_json(self) -> dict[str, Any]:
         """The table as one document."""
         document = asdict(self)
-        document["elo"] = {"board": document.pop("elo_board"), "date": document.pop("elo_date")}
+        parts = ("board", "date", "errors")
+        document["elo"] = {part: document.pop(f"elo_{part}") for part in parts}
         document["win_rate"] = document.pop("win_rate_kind")
         return document
 
@@ -158,8 +161,7 @@ def compare_models(
     """Mismatch Degree and benchmark figures of reward models, each against the first (Table 1).
 
     The Mismatch Degree is that of ``over_valued`` against ``reference``, and its mean over all
-    other policies. Its interval draws the prompts again, with the ratings as they are, which are
-    the same for all columns; intervals of `charm_rm.audit.audit_scores` hold their uncertainty too.
+    other policies. Its interval draws prompts and ratings again, the same for all columns.
 
     Args:
         models: At least two; those with scores of responses must have scored the same ones.
@@ -224,6 +226,7 @@ def compare_models(
         reference=reference,
         elo_board=elo.board if elo and reference else None,
         elo_date=elo.date if elo and reference else None,
+        elo_errors=elo.errors if elo and reference else None,
         win_rate_kind=win_rate,
         temperature=temperature,
         n_resamples=n_resamples,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from charm_rm.cli.audit import RATINGS_DRAWN
 from charm_rm.cli.benchmark_scores import TITLES, find_benchmark, read_benchmark, score_table
 from charm_rm.cli.console import fail, page, print_json, record_run, require_extra, say, warn
 from charm_rm.cli.evaluate import print_rows, show_range
@@ -331,6 +332,8 @@ def _print_table(result: "ModelTable") -> None:
         "* better, ! worse than the first beyond the interval of the paired difference.",
         soft_wrap=True,
     )
+    if result.elo_errors:
+        page().print(RATINGS_DRAWN[result.elo_errors])
 
 
 def _show_cell(cell: "Cell | None") -> str:

@@ -108,63 +108,57 @@ def score(
     Example: charm score model_outputs.json --reward-model Skywork/Skywork-Reward-V2-Qwen3-0.6B
     --out scores.parquet
     """
-    if endpoint is None:
-        if reward_model is None:
-            raise typer.BadParameter("give a model, or --endpoint", param_hint="--reward-model")
-        refuse_options(
-            {
-                "--model": served_model,
-                "--tokenizer": tokenizer,
-                "--api": api is not Api.AUTO and api,
-                "--concurrency": concurrency,
-            },
-            because="is for a server; give its --endpoint",
-        )
-    else:
-        refuse_options(
-            {
-                "--dtype": dtype,
-                "--device": device,
-                "--batch-tokens": batch_tokens != BATCH_TOKENS,
-                "--exact": exact,
-                "--ray": ray is not None,
-                "--like": like,
-                "--no-system-prompt": no_system_prompt,
-            },
-            because="is the server's choice with --endpoint; leave it out",
-        )
-    for module in ("torch", "transformers"):
-        require_extra("charm score", module, extra="models")
+    if endpoint is None and reward_model is None:
+        raise typer.BadParameter("give a model, or --endpoint", param_hint="--reward-model")
+    _refuse_ignored(
+        on_server=endpoint is not None,
+        for_server={
+            "--model": served_model,
+            "--tokenizer": tokenizer,
+            "--api": api is not Api.AUTO and api,
+            "--concurrency": concurrency,
+        },
+        for_here={
+            "--dtype": dtype,
+            "--device": device,
+            "--batch-tokens": batch_tokens != BATCH_TOKENS,
+            "--exact": exact,
+            "--ray": ray is not None,
+        },
+    )
+    if ray is None:
+        refuse_options({"--ray-workers": ray_workers}, because="is for a cluster; give --ray")
+    if reward_model is not None or tokenizer is not None:
+        for module in ("torch", "transformers"):
+            require_extra("charm score", module, extra="models")
     parts = _check_output(out, force=force, inputs=responses)
 
     from charm_rm.data.parts import remove_parts
-    from charm_rm.data.provenance import library_versions, write_scores
+    from charm_rm.data.provenance import write_scores
     from charm_rm.data.responses import read_responses
 
     table = _choose_policies(read_responses(responses), policy)
+    loading: dict[str, Any] = {
+        "like": like,
+        "revision": revision,
+        "max_length": max_length,
+        "system_prompt": not no_system_prompt,
+        "trust_remote_code": trust_remote_code,
+    }
     if endpoint is None:
-        from charm_rm.models.reward_models import load_reward_model
-
-        load = partial(
-            load_reward_model,
-            str(resolve_directory(reward_model) if ray is not None else reward_model),
-            base_model=resolve_directory(base_model) if ray is not None else base_model,
-            like=like,
-            revision=revision,
+        place = _place_here(
+            str(reward_model),
+            base_model,
+            ray=ray,
+            ray_workers=ray_workers,
+            batch_tokens=batch_tokens,
             dtype=dtype.value if dtype else None,
             device=device,
-            max_length=max_length,
             exact=exact,
-            system_prompt=not no_system_prompt,
-            trust_remote_code=trust_remote_code,
+            **loading,
         )
-        place = _place_here(load, batch_tokens=batch_tokens)
-        if ray is not None:
-            place = _place_on_cluster(
-                load, address=ray, n_workers=ray_workers, device=device, batch_tokens=batch_tokens
-            )
     else:
-        served = connect_model(
+        place = _place_on_server(
             endpoint,
             model=served_model,
             api=api,
@@ -172,27 +166,16 @@ def score(
             concurrency=concurrency,
             reward_model=reward_model,
             base_model=base_model,
-            revision=revision,
-            max_length=max_length,
-            trust_remote_code=trust_remote_code,
+            **loading,
         )
-        place = _place_on_server(served)
-    with place.opened() as model:
-        warn(model.warnings)
-        say(f"{len(table)} responses; {model.name} {place.describe(model)}")
-        with meter(place.unit) as progress:
-            scores = place.score(table, model, parts=parts, on_progress=progress.report)
-    made_by = record_run(responses) | {
-        "model": model.fingerprint(),
-        "n_truncated": int(scores["truncated"].sum()),
-        "libraries": library_versions(),
-        **place.provenance,
-    }
+    scores, progress, made_by = _run(place, table, parts=parts)
+    made_by = record_run(responses) | made_by
     write_scores(scores, out, made_by=made_by, force=force)
     remove_parts(parts)
     summary = _summarise(table, scores, progress)
     if json:
-        print_json({"reward_model": model.name, "out": out, **summary, "made_by": made_by})
+        name = made_by["model"]["reward_model"]
+        print_json({"reward_model": name, "out": out, **summary, "made_by": made_by})
     _say_summary(summary, out, speed=f"{progress.per_second:,.0f} {place.unit}/s")
 
 
@@ -207,38 +190,47 @@ class _Place:
     provenance: dict[str, str] = field(default_factory=dict)
 
 
-def _place_here(load: Callable[[], Any], *, batch_tokens: int) -> _Place:
-    from charm_rm.models.scoring import score_responses
-
-    return _Place(
-        opened=lambda: nullcontext(load()),
-        score=partial(
-            score_responses, batch_tokens=batch_tokens, on_warning=lambda line: warn([line])
-        ),
-        describe=_say_device,
-    )
-
-
-def _place_on_cluster(
-    load: Callable[[], Any],
+def _place_here(
+    name: str,
+    base_model: str | None,
     *,
-    address: str,
-    n_workers: int | None,
-    device: str | None,
+    ray: str | None,
+    ray_workers: int | None,
     batch_tokens: int,
+    **loading: Any,
 ) -> _Place:
+    """On this machine, or on the workers of a cluster, which start in other directories."""
+    from charm_rm.models.reward_models import load_reward_model
+
+    if ray is None:
+        from charm_rm.models.scoring import score_responses
+
+        load = partial(load_reward_model, name, base_model=base_model, **loading)
+        return _Place(
+            opened=lambda: nullcontext(load()),
+            score=partial(score_responses, batch_tokens=batch_tokens),
+            describe=_say_device,
+        )
     from charm_rm.models.cluster_scoring import model_on_cluster, score_on_cluster
 
+    load = partial(
+        load_reward_model,
+        str(resolve_directory(name)),
+        base_model=resolve_directory(base_model),
+        **loading,
+    )
+    device = loading["device"]
     return _Place(
-        opened=partial(model_on_cluster, load, address=address, n_workers=n_workers, device=device),
+        opened=partial(model_on_cluster, load, address=ray, n_workers=ray_workers, device=device),
         score=partial(score_on_cluster, batch_tokens=batch_tokens),
         describe=_say_device,
     )
 
 
-def _place_on_server(served: Any) -> _Place:
+def _place_on_server(url: str, **connecting: Any) -> _Place:
     from charm_rm.models.endpoint_scoring import score_at_endpoint
 
+    served = connect_model(url, **connecting)
     return _Place(
         opened=lambda: nullcontext(served),
         score=score_at_endpoint,
@@ -248,8 +240,44 @@ def _place_on_server(served: Any) -> _Place:
     )
 
 
+def _run(
+    place: _Place, table: "pl.DataFrame", *, parts: Path
+) -> tuple["pl.DataFrame", Meter, dict[str, Any]]:
+    """The scores, how the run went, and what they were computed with."""
+    from charm_rm.data.provenance import library_versions
+
+    with place.opened() as model:
+        warn(model.warnings)
+        say(f"{len(table)} responses; {model.name} {place.describe(model)}")
+        with meter(place.unit) as progress:
+            scores = place.score(
+                table,
+                model,
+                parts=parts,
+                on_progress=progress.report,
+                on_warning=lambda line: warn([line]),
+            )
+        made_by = {
+            "model": model.fingerprint(),
+            "n_truncated": int(scores["truncated"].sum()),
+            "libraries": library_versions(),
+            **place.provenance,
+        }
+    return scores, progress, made_by
+
+
 def _say_device(model: Any) -> str:
     return f"in {model.dtype} on {model.device}"
+
+
+def _refuse_ignored(
+    *, on_server: bool, for_server: dict[str, object], for_here: dict[str, object]
+) -> None:
+    """Options that would be ignored where the model computes."""
+    if on_server:
+        refuse_options(for_here, because="is the server's choice with --endpoint; leave it out")
+    else:
+        refuse_options(for_server, because="is for a server; give its --endpoint")
 
 
 def _check_output(out: str, *, force: bool, inputs: list[str]) -> Path:

@@ -6,6 +6,7 @@ and not one per worker; every other worker must find the same weights. Parts are
 driver and keyed by the conversation: what they hold is not computed again.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import polars as pl
 
+from charm_rm.data.conversations import check_conversation
 from charm_rm.data.parts import Parts, Setting, open_parts
 from charm_rm.data.prompts import prompt_digest
 from charm_rm.data.responses import conversation
@@ -27,11 +29,11 @@ from charm_rm.models.cluster import (
     plan_workers,
     require_same_model,
 )
-from charm_rm.models.encoding import check_conversation
+from charm_rm.models.inputs import describe_unread, find_unread
 from charm_rm.models.scoring import BATCH_TOKENS, RewardModel, score_table
 
 CHARACTERS_PER_TOKEN = 4  # of a chunk that nobody has encoded yet
-PART = {"key": pl.String, "score": pl.Float64, "n_tokens": pl.Int64}
+PART = {"key": pl.String, "score": pl.Float64, "n_tokens": pl.Int64, "unread": pl.Boolean}
 BATCHES_PER_CHUNK = 4  # so that a worker can sort by length, and prompts stay together
 
 Load = Callable[[], RewardModel]
@@ -119,6 +121,7 @@ def score_on_cluster(
     parts: str | Path,
     batch_tokens: int = BATCH_TOKENS,
     on_progress: Callable[[int, int], None] | None = None,
+    on_warning: Callable[[str], object] = warnings.warn,
 ) -> pl.DataFrame:
     """Scores of all responses from the workers; the arguments are those of `score_responses`.
 
@@ -131,14 +134,16 @@ def score_on_cluster(
             run loses, has about four times as many.
         on_progress: Called with (tokens done, tokens in all). The second is an estimate from the
             characters until all are done.
+        on_warning: Called with one line, once all are scored, when prompts alone fill the model's
+            length.
 
     Returns:
         The table of `score_responses`.
 
     Raises:
-        DataError: If a conversation is malformed, the parts come from another model or other
-            settings, another run holds them, a worker finds other weights or gives a score that is
-            not finite, or the cluster gives up.
+        DataError: If a conversation is malformed, no response is read for its prompt's length, the
+            parts come from another model or other settings, another run holds them, a worker finds
+            other weights or gives a score that is not finite, or the cluster gives up.
 
     Example:
         >>> import tempfile
@@ -155,6 +160,9 @@ def score_on_cluster(
     with open_parts(parts, settings=model.fingerprint() | {"key": "conversation"}) as opened:
         done = _score_missing(work, model, opened, batch_tokens, on_progress)
     joined = work.select("key").join(done, on="key", how="left", maintain_order="left")
+    n_unread = int(joined["unread"].sum())
+    if n_unread:
+        on_warning(describe_unread(n_unread, n_rows=len(work), max_length=model.max_length))
     return score_table(
         responses,
         scores=joined["score"].to_list(),
@@ -237,7 +245,7 @@ def _score_missing(
     batch_tokens: int,
     on_progress: Callable[[int, int], None] | None,
 ) -> pl.DataFrame:
-    """``key, score, n_tokens`` of every conversation: those in the parts, and all others."""
+    """The columns of ``PART`` for every conversation: those in the parts, and all others."""
     work = work.unique("key", keep="first", maintain_order=True)
     stored = parts.read()
     frames = [pl.DataFrame(schema=PART) if stored is None else stored.join(work, "key", "semi")]
@@ -286,8 +294,8 @@ def make_scorer(
         batch_tokens: Padded tokens per forward pass.
 
     Returns:
-        A function from chunks of `cut_chunks` to ``key, score`` (score points) and ``n_tokens``
-        (before truncation).
+        A function from chunks of `cut_chunks` to ``key, score`` (score points), ``n_tokens``
+        (before truncation) and ``unread`` (whether nothing of the response is read).
 
     Raises:
         DataError: If the model can't be loaded, or is not the one of the other workers.
@@ -305,17 +313,22 @@ def make_scorer(
         >>> score_chunk = make_scorer(lambda: likes_length, settings={})
         >>> row = {"key": "k", "prompt": as_messages("Hi"), "response": "Hello"}
         >>> score_chunk(pl.DataFrame([row])).row(0)
-        ('k', 5.0, 1)
+        ('k', 5.0, 1, False)
     """
     model = load()
     require_same_model(model.fingerprint(), settings, name=str(settings.get("reward_model")))
 
     def score_chunk(chunk: pl.DataFrame) -> pl.DataFrame:
-        sequences = model.encode([conversation(row) for row in chunk.iter_rows(named=True)])
+        conversations = [conversation(row) for row in chunk.iter_rows(named=True)]
+        sequences = model.encode(conversations)
         cut = [ids[: model.max_length] for ids in sequences]
         scores = model.score_ids(cut, batch_tokens=batch_tokens)
-        lengths = pl.Series("n_tokens", [len(ids) for ids in sequences], dtype=pl.Int64)
-        return chunk.select("key", pl.Series("score", scores, dtype=pl.Float64), lengths)
+        return chunk.select(
+            "key",
+            pl.Series("score", scores, dtype=pl.Float64),
+            pl.Series("n_tokens", [len(ids) for ids in sequences], dtype=pl.Int64),
+            pl.Series("unread", find_unread(conversations, sequences, model), dtype=pl.Boolean),
+        )
 
     return score_chunk
 
