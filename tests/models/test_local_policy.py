@@ -24,8 +24,17 @@ TokenizerOf = Callable[[str], PreTrainedTokenizerFast]
 GREEDY = Sampling(temperature=0.0, max_new_tokens=24)
 DRAWN = Sampling(temperature=0.7, top_p=0.9, max_new_tokens=24)
 N_WORDS = 56  # of the tokenizers that know whole words
-SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
-HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.3}
+SIZES: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "head_dim": 8,
+}
+HEADS: dict[str, Any] = {
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "initializer_range": 0.3,
+}
 CHATML_ANSWER = (
     "{% for m in messages %}<|im_start|> {{ m.role }} {{ m.content }} <|im_end|>{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|> assistant {% endif %}"
@@ -34,12 +43,12 @@ CHATML_ANSWER = (
 
 def requests_of(n: int, *, seed: int = 0, system: str | None = None) -> list[Request]:
     """Prompts of 1 to 29 words."""
+    before = [{"role": "system", "content": system}] if system else []
     asked = []
     for at in range(n):
         text = " ".join(f"w{(at * 7 + word) % 40}" for word in range(1 + at * 5 % 29))
-        messages = [{"role": "system", "content": system}] * (system is not None)
         asked.append(
-            Request(f"p{at}", 0, (*messages, *as_messages(text)), request_seed(seed, f"p{at}", 0))
+            Request(f"p{at}", 0, (*before, *as_messages(text)), request_seed(seed, f"p{at}", 0))
         )
     return asked
 
