@@ -163,6 +163,19 @@ def test_a_server_that_ignores_the_limit_or_counts_nothing_is_told_of(
     assert "warning: 3 responses came without a count of their tokens" in words
 
 
+def test_a_server_that_does_not_draw_is_told_of(
+    charm: Charm, server: PolicyServer, prompts: Path, tmp_path: Path
+) -> None:
+    asked = ("generate", "--prompts", prompts, "--endpoint", server.url, "--samples", 2)
+    line = "warning: 6 of 6 prompts have the same response in all samples at temperature 0.7"
+    assert line not in charm(*asked, "--out", tmp_path / "drawn")[2]
+    server.messages = {f"question {n}": {"content": f"answer {n}"} for n in range(6)}
+    assert line in charm(*asked, "--out", tmp_path / "same")[2]
+    assert (
+        "in all samples" not in charm(*asked, "--temperature", 0, "--out", tmp_path / "greedy")[2]
+    )
+
+
 def test_a_model_that_is_loaded_here_writes_the_same_kind_of_table(
     charm: Charm, make: MakeModel, prompts: Path, tmp_path: Path
 ) -> None:
