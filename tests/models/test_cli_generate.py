@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -196,6 +198,18 @@ def test_a_model_that_is_loaded_here_writes_the_same_kind_of_table(
     status, _, words = charm("generate", *arguments, "--chat-template", template)
     assert status == 1
     assert "was made with other settings (template" in words
+
+
+def test_a_served_policy_needs_no_pytorch(
+    server: PolicyServer, prompts: Path, tmp_path: Path
+) -> None:
+    bare = "import sys; sys.modules |= {'torch': None, 'transformers': None}; "
+    bare += "from charm_rm.cli.main import main; main()"
+    arguments = ["--prompts", prompts, "--endpoint", server.url, "--out", tmp_path / "out"]
+    command = [sys.executable, "-c", bare, "generate", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(read_responses([tmp_path / "out" / "responses.parquet"])) == 6
 
 
 # Dry runs
