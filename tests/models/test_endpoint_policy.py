@@ -225,6 +225,8 @@ def test_tokens_are_counted_where_the_server_counts_them(usage: Any, counts: Any
         reply_with({"content": ["Hello"]}),
         reply_with({"content": None}, None),
         reply_with({"content": "Hello"}, 7),
+        reply_with({"content": "Hello"}, "stop\x1b[2J"),
+        reply_with({"content": "Hello"}, "x" * 201),
         reply_with({"content": "Hel"}, "abort"),
         reply_with({"content": "Hel"}, "error"),
     ],
@@ -404,6 +406,19 @@ def test_half_a_key_at_the_end_of_a_long_message_is_not_shown(
         (outcome,) = find(server)(make_requests(make_prompts(1)))
     assert isinstance(outcome, Failure)
     assert "sesame" not in outcome.reason
+
+
+def test_what_a_server_says_can_not_draw_on_the_terminal_or_break_the_list(tmp_path: Path) -> None:
+    words = "\x1b[2Jno\r\n\ud83d\u202eway"
+    with serve(
+        PolicyServer(refuses={"question 1": (400, words)}, models=["m", "a\x1b[2J"])
+    ) as server:
+        policy = find(server)
+        generated = run_policy(policy, make_prompts(3), tmp_path)
+    assert policy.listed == ("m",)
+    assert "status 400 ([2Jno way)" in generated.failures[0].reason
+    assert generated.failures[0].reason.isprintable()
+    assert len((tmp_path / "failures.jsonl").read_text(encoding="utf-8").splitlines()) == 1
 
 
 def test_no_key_is_in_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
