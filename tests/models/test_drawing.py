@@ -22,7 +22,7 @@ def shares(logits: Tensor, *, temperature: float, top_p: float, n: int = 4000) -
 
 def expected(logits: Tensor, *, temperature: float, top_p: float) -> Tensor:
     none: Tensor = torch.empty(1, 0, dtype=torch.long)
-    warped = TopPLogitsWarper(top_p)(none, logits[None] / temperature)  # type: ignore[arg-type]
+    warped = TopPLogitsWarper(top_p)(none, logits[None] / temperature)
     return torch.softmax(warped[0], dim=-1)
 
 

@@ -79,7 +79,7 @@ def test_the_local_engine_answers_as_a_server_does_up_to_ties(
     prompts.write_text("".join(json.dumps({"prompt": one}) + "\n" for one in QUESTIONS))
     asked = ["generate", "--prompts", prompts, "--model", base, "--max-new-tokens", N_NEW]
     asked += ["--temperature", 0]
-    engines = {
+    engines: dict[str, list[object]] = {
         "served": ["--endpoint", server],
         "local": ["--dtype", "float32", "--concurrency", 3],
     }
@@ -109,7 +109,7 @@ def gap_where_they_part(
 ) -> float:
     """Difference of the logits of the first two tokens that differ."""
     template = tokenizer.get_chat_template()
-    before, _ = encode_prompt(prompt, tokenizer, template=template)  # type: ignore[arg-type]
+    before, _ = encode_prompt(prompt, tokenizer, template=template)
     end = [tokenizer.eos_token_id]
     first, second = (
         tokenizer(text, add_special_tokens=False)["input_ids"] + end for text in (one, other)

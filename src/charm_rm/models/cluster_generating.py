@@ -31,7 +31,7 @@ from charm_rm.models.policies import Completion, Failure, Request
 
 ROUNDS_PER_CHUNK = 4  # so that a worker's slots are full most of the time
 CHUNKS_PER_WORKER = 4  # at least, so that none waits long for the last one
-REQUEST = {
+REQUEST: dict[str, Any] = {
     "prompt_id": pl.String,
     "sample": pl.Int64,
     "messages": PROMPT_TYPE,

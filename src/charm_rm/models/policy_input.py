@@ -10,10 +10,10 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from charm_rm.data.conversations import check_conversation
 from charm_rm.data.prompts import Message
 from charm_rm.data.reasoning import OPEN
 from charm_rm.data.tables import DataError
-from charm_rm.models.encoding import check_conversation
 
 _ANSWER = "<charm-answer>"
 # What a generation config may ask for beyond temperature and top_p; none of it is applied.

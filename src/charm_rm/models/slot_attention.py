@@ -156,7 +156,7 @@ def slot_attention(
     # The queries that share a key head stand behind each other: no key is read twice.
     packed = query.reshape(query.shape[0], key.shape[1], -1, query.shape[3])
     attend = _attend_padded if slots.padded else _attend_each
-    out = attend(packed, cache.keys[layer], cache.values[layer], slots.lengths, rule)
+    out = attend(packed, cache.keys[layer], cache.values[layer], slots, rule)
     return out.reshape(query.shape[0], 1, query.shape[1], -1), None
 
 
@@ -174,11 +174,11 @@ class _Rule:
 
 
 def _attend_each(
-    query: Tensor, keys: Tensor, values: Tensor, lengths: Sequence[int], rule: _Rule
+    query: Tensor, keys: Tensor, values: Tensor, step: StepPass, rule: _Rule
 ) -> Tensor:
     """One token a slot, each slot by itself; (n_slots, n_key_heads, n_shared, width)."""
     parts = []
-    for slot, length in enumerate(lengths):
+    for slot, length in enumerate(step.lengths):
         own = slice(slot, slot + 1)
         seen = slice(rule.begin(length), max(length, 1))
         parts.append(_attend(query[own], keys[own, :, seen], values[own, :, seen], None, rule))
@@ -186,14 +186,15 @@ def _attend_each(
 
 
 def _attend_padded(
-    query: Tensor, keys: Tensor, values: Tensor, lengths: Sequence[int], rule: _Rule
+    query: Tensor, keys: Tensor, values: Tensor, step: StepPass, rule: _Rule
 ) -> Tensor:
-    """The same for all slots at once; what is not a slot's own is masked."""
-    longest = max(*lengths, 1)
-    places = torch.arange(longest, device=query.device)
-    ends = torch.tensor([max(length, 1) for length in lengths], device=query.device)[:, None]
-    begins = torch.tensor([rule.begin(length) for length in lengths], device=query.device)[:, None]
-    mask = ((places < ends) & (places >= begins))[:, None, None]
+    """The same for all slots at once; what a token does not see is masked."""
+    longest = max(*step.lengths, 1)
+    places, last = torch.arange(longest, device=query.device), step.places[:, None]
+    sees = places <= last
+    if rule.window is not None:
+        sees &= places > last - rule.window
+    mask = sees[:, None, None]
     return _attend(query, keys[:, :, :longest], values[:, :, :longest], mask, rule)
 
 
