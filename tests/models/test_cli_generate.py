@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -163,6 +165,19 @@ def test_a_server_that_ignores_the_limit_or_counts_nothing_is_told_of(
     assert "warning: 3 responses came without a count of their tokens" in words
 
 
+def test_a_server_that_does_not_draw_is_told_of(
+    charm: Charm, server: PolicyServer, prompts: Path, tmp_path: Path
+) -> None:
+    asked = ("generate", "--prompts", prompts, "--endpoint", server.url, "--samples", 2)
+    line = "warning: 6 of 6 prompts have the same response in all samples at temperature 0.7"
+    assert line not in charm(*asked, "--out", tmp_path / "drawn")[2]
+    server.messages = {f"question {n}": {"content": f"answer {n}"} for n in range(6)}
+    assert line in charm(*asked, "--out", tmp_path / "same")[2]
+    assert (
+        "in all samples" not in charm(*asked, "--temperature", 0, "--out", tmp_path / "greedy")[2]
+    )
+
+
 def test_a_model_that_is_loaded_here_writes_the_same_kind_of_table(
     charm: Charm, make: MakeModel, prompts: Path, tmp_path: Path
 ) -> None:
@@ -183,6 +198,18 @@ def test_a_model_that_is_loaded_here_writes_the_same_kind_of_table(
     status, _, words = charm("generate", *arguments, "--chat-template", template)
     assert status == 1
     assert "was made with other settings (template" in words
+
+
+def test_a_served_policy_needs_no_pytorch(
+    server: PolicyServer, prompts: Path, tmp_path: Path
+) -> None:
+    bare = "import sys; sys.modules |= {'torch': None, 'transformers': None}; "
+    bare += "from charm_rm.cli.main import main; main()"
+    arguments = ["--prompts", prompts, "--endpoint", server.url, "--out", tmp_path / "out"]
+    command = [sys.executable, "-c", bare, "generate", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(read_responses([tmp_path / "out" / "responses.parquet"])) == 6
 
 
 # Dry runs

@@ -21,6 +21,7 @@ from charm_rm.models.adaptive_limit import START
 from charm_rm.models.endpoint_policy import EndpointPolicy, find_policy, read_reply
 from charm_rm.models.endpoints import BadReplyError, Endpoint
 from charm_rm.models.generating import Generated, generate_responses, make_requests
+from charm_rm.models.generation_costs import CHARS_PER_TOKEN
 from charm_rm.models.outcomes import stream
 from charm_rm.models.policies import Completion, Failure, Request, Sampling
 
@@ -224,6 +225,8 @@ def test_tokens_are_counted_where_the_server_counts_them(usage: Any, counts: Any
         reply_with({"content": ["Hello"]}),
         reply_with({"content": None}, None),
         reply_with({"content": "Hello"}, 7),
+        reply_with({"content": "Hello"}, "stop\x1b[2J"),
+        reply_with({"content": "Hello"}, "x" * 201),
         reply_with({"content": "Hel"}, "abort"),
         reply_with({"content": "Hel"}, "error"),
     ],
@@ -405,6 +408,19 @@ def test_half_a_key_at_the_end_of_a_long_message_is_not_shown(
     assert "sesame" not in outcome.reason
 
 
+def test_what_a_server_says_can_not_draw_on_the_terminal_or_break_the_list(tmp_path: Path) -> None:
+    words = "\x1b[2Jno\r\n\ud83d\u202eway"
+    with serve(
+        PolicyServer(refuses={"question 1": (400, words)}, models=["m", "a\x1b[2J"])
+    ) as server:
+        policy = find(server)
+        generated = run_policy(policy, make_prompts(3), tmp_path)
+    assert policy.listed == ("m",)
+    assert "status 400 ([2Jno way)" in generated.failures[0].reason
+    assert generated.failures[0].reason.isprintable()
+    assert len((tmp_path / "failures.jsonl").read_text(encoding="utf-8").splitlines()) == 1
+
+
 def test_no_key_is_in_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHARM_API_KEY", "sesame-open")
     refuses = {"question 3": (400, "Bearer sesame-open\nsaid no")}
@@ -451,3 +467,35 @@ def test_what_a_coroutine_raises_comes_after_what_it_handed_out() -> None:
     assert next(results) == 1
     with pytest.raises(ValueError, match="no more"):
         next(results)
+
+
+# The page
+
+
+def test_the_page_gives_the_limits_of_the_code() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "generate.md").read_text(encoding="utf-8")
+    page = " ".join(text.split())
+    statuses = ", ".join(map(str, sorted(endpoints.PASSING)))
+    for line in (
+        f"Temperature {Sampling().temperature} and top_p {Sampling().top_p}, as in the paper",
+        f"`--max-new-tokens` ({Sampling().max_new_tokens})",
+        f"`--timeout` ({endpoint_policy.TIMEOUT:g} s)",
+        f"Up to `--concurrency` requests ({endpoints.CONCURRENCY}) are under way",
+        f"It begins with {START} and doubles",
+        f"{statuses}, a dropped connection",
+        f"are asked for again up to {endpoints.MAX_RETRIES} times",
+        f"so do {endpoint_policy.MOST_IN_A_ROW} failures one after the other",
+        f"takes {CHARS_PER_TOKEN:g} characters a token",
+    ):
+        assert line in page
+
+
+def test_the_example_of_the_page_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "generate.md").read_text(encoding="utf-8")
+    example = text.partition("```python\n")[2].partition("```")[0]
+    monkeypatch.chdir(tmp_path)
+    Path("prompts.jsonl").write_text('{"prompt": "Hi"}\n')
+    exec(example, {})
+    assert "HI" in capsys.readouterr().out

@@ -321,6 +321,7 @@ def test_two_runs_on_one_folder_are_refused(tmp_path: Path) -> None:
 def test_a_table_is_counted() -> None:
     table = pl.DataFrame(
         {
+            "prompt_id": ["a", "b", "b", "c"],
             "response": ["yes", " ", "no", "ha"],
             "reasoning": ["hm", None, None, None],
             "finish_reason": ["stop", "length", None, "length"],
@@ -332,6 +333,9 @@ def test_a_table_is_counted() -> None:
     assert tally.finish_reasons == {"length": 2, "none": 1, "stop": 1}
     assert (tally.n_truncated, tally.n_too_long, tally.n_empty) == (2, 1, 1)
     assert (tally.n_with_reasoning, tally.n_uncounted) == (1, 1)
+    assert (tally.n_sampled, tally.n_same) == (1, 0)
+    again = pl.concat([table, table.head(1)])
+    assert tally_responses(again, max_new_tokens=8).n_same == 1
     assert (tally.n_prompt_tokens, tally.n_tokens) == (35, 18)
     assert Prices(2.0, 10.0).cost(tally.n_prompt_tokens, tally.n_tokens) == pytest.approx(25e-5)
 

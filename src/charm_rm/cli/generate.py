@@ -1,6 +1,5 @@
 """``charm generate``: what a policy answers to prompts; long runs resume."""
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +8,7 @@ import typer
 
 from charm_rm.cli.console import print_json, record_run, say, warn
 from charm_rm.cli.endpoint import refuse_options
-from charm_rm.cli.generate_engines import Engine, connect_engine, open_engine
+from charm_rm.cli.generate_engines import Engine, choose_engine
 from charm_rm.cli.generate_words import print_estimate, say_summary, warnings_about
 from charm_rm.cli.options import (
     Device,
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
     from charm_rm.models.generating import Generated
     from charm_rm.models.generation_costs import Prices
-    from charm_rm.models.policies import Request
+    from charm_rm.models.policies import Request, Sampling
 
 
 def generate(
@@ -172,30 +171,15 @@ def generate(
         "ray": ray,
         "ray_workers": ray_workers,
     }
-    opened: AbstractContextManager[Engine]
-    if endpoint is not None:
-        refuse_options(
-            {
-                f"--{name.replace('_', '-')}": value not in (None, False)
-                for name, value in local.items()
-            },
-            because="is the server's choice with --endpoint; leave it out",
-        )
-        opened = nullcontext(
-            connect_engine(
-                endpoint,
-                model=model,
-                sampling=sampling,
-                concurrency=concurrency,
-                timeout=timeout,
-                ask=not dry_run or probe > 0,
-            )
-        )
-    else:
-        if model is None:
-            raise typer.BadParameter("give a model, or --endpoint", param_hint="--model")
-        refuse_options({"--timeout": timeout}, because="is for a server; give its --endpoint")
-        opened = open_engine(model, sampling=sampling, concurrency=concurrency, **local)
+    opened = choose_engine(
+        endpoint,
+        model,
+        local=local,
+        sampling=sampling,
+        concurrency=concurrency,
+        timeout=timeout,
+        ask=not dry_run or probe > 0,
+    )
     with opened as engine:
         job = _Job(
             name=policy or engine.name,
@@ -207,8 +191,8 @@ def generate(
                 "seed": seed,
                 "system": system,
             },
+            sampling=sampling,
             prices=Prices(price_in, price_out),
-            limit=max_new_tokens,
         )
         warn(engine.warnings)
         if dry_run:
@@ -234,8 +218,8 @@ class _Job:
     name: str
     folder: str
     settings: dict[str, Any]
+    sampling: "Sampling"
     prices: "Prices"
-    limit: int
 
 
 def _check_options(out: str, *, top_p: float, dry_run: bool, probe: int) -> None:
@@ -291,7 +275,7 @@ def _finish(
     from charm_rm.models.generation_costs import tally_responses
     from charm_rm.models.response_folder import FAILURES, TABLE, write_responses
 
-    tally = tally_responses(generated.table, max_new_tokens=job.limit)
+    tally = tally_responses(generated.table, max_new_tokens=job.sampling.max_new_tokens)
     cost = job.prices.cost(tally.n_prompt_tokens, tally.n_tokens)
     n_failed, n_new = len(generated.failures), tally.n_responses - generated.n_before
     write_responses(
@@ -318,7 +302,7 @@ def _finish(
                 "made_by": made_by,
             }
         )
-    warn(warnings_about(generated, tally, limit=job.limit))
+    warn(warnings_about(generated, tally, sampling=job.sampling))
     say_summary(generated, tally, progress, table, cost=cost)
     if n_failed:
         raise DataError(
@@ -338,14 +322,20 @@ def _estimate(wanted: _Wanted, engine: Engine, job: _Job, *, probe: int, json: b
         generated, progress = _run(wanted, engine, job, limit=probe)
         n_new = len(generated.table) - generated.n_before
         rate = progress.seconds / n_new if n_new else None
+        if failed := generated.failures:
+            warn([f"{len(failed):,} requests of the probe failed, as by: {failed[0].reason}"])
     missing, stored = find_missing(
         wanted.prompts, wanted.requests, folder=job.folder, settings=job.settings
     )
     estimate = estimate_run(
-        wanted.requests, missing, stored, max_new_tokens=job.limit, prices=job.prices
+        wanted.requests,
+        missing,
+        stored,
+        max_new_tokens=job.sampling.max_new_tokens,
+        prices=job.prices,
     )
     seconds = None if rate is None else rate * estimate.n_requests
     if json:
         print_json({"policy": job.name, **asdict(estimate), "seconds": seconds})
         return
-    print_estimate(estimate, limit=job.limit, seconds=seconds, probe=probe)
+    print_estimate(estimate, limit=job.sampling.max_new_tokens, seconds=seconds, probe=probe)

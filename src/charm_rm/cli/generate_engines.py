@@ -1,13 +1,16 @@
 """What writes the responses of ``charm generate``: a model here, on a cluster or on a server."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from charm_rm.cli.console import require_extra
+from charm_rm.cli.endpoint import refuse_options
 from charm_rm.cli.options import resolve_directory
 
 if TYPE_CHECKING:
@@ -38,6 +41,53 @@ class Engine:
     where: str
     warnings: tuple[str, ...]
     record: Callable[[], dict[str, Any]]
+
+
+def choose_engine(
+    endpoint: str | None,
+    model: str | None,
+    *,
+    local: Mapping[str, Any],
+    sampling: "Sampling",
+    concurrency: int | None,
+    timeout: float | None,
+    ask: bool,
+) -> AbstractContextManager[Engine]:
+    """The engine that the options mean, to be opened.
+
+    Args:
+        endpoint: Address of a server; None to load the model here.
+        model: What to load, or what the server calls it.
+        local: Options of `open_engine` that are no server's.
+        sampling: How responses are drawn.
+        concurrency: Most responses under way at once.
+        timeout: Seconds that a server may take for one.
+        ask: Whether a server may be asked for its models.
+
+    Raises:
+        BadParameter: If neither a model nor an address is given.
+        ValueError: If options do not go together; and what the engines raise.
+    """
+    if endpoint is None:
+        if model is None:
+            raise typer.BadParameter("give a model, or --endpoint", param_hint="--model")
+        refuse_options({"--timeout": timeout}, because="is for a server; give its --endpoint")
+        return open_engine(model, sampling=sampling, concurrency=concurrency, **local)
+    given = {f"--{name.replace('_', '-')}": value for name, value in local.items()}
+    refuse_options(
+        {option: value not in (None, False) for option, value in given.items()},
+        because="is the server's choice with --endpoint; leave it out",
+    )
+    return nullcontext(
+        connect_engine(
+            endpoint,
+            model=model,
+            sampling=sampling,
+            concurrency=concurrency,
+            timeout=timeout,
+            ask=ask,
+        )
+    )
 
 
 @contextmanager

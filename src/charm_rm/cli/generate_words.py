@@ -8,17 +8,18 @@ from charm_rm.cli.progress import Meter
 if TYPE_CHECKING:
     from charm_rm.models.generating import Generated
     from charm_rm.models.generation_costs import Estimate, Tally
+    from charm_rm.models.policies import Sampling
 
 TOKENS_PER_SECOND = 1_000  # that the time of a dry run is given for, where nothing was measured
 
 
-def warnings_about(generated: "Generated", tally: "Tally", *, limit: int) -> list[str]:
+def warnings_about(generated: "Generated", tally: "Tally", *, sampling: "Sampling") -> list[str]:
     """What a user should know of a run that ended.
 
     Args:
         generated: What it left.
         tally: The same, counted.
-        limit: Most new tokens that were asked for.
+        sampling: How the responses were to be drawn.
     """
     found = []
     if generated.n_dropped:
@@ -28,8 +29,13 @@ def warnings_about(generated: "Generated", tally: "Tally", *, limit: int) -> lis
         )
     if tally.n_too_long:
         found.append(
-            f"{tally.n_too_long:,} responses are longer than {limit:,} tokens: the server ignores "
-            "--max-new-tokens"
+            f"{tally.n_too_long:,} responses are longer than {sampling.max_new_tokens:,} tokens: "
+            "the server ignores --max-new-tokens"
+        )
+    if sampling.temperature and tally.n_same > tally.n_sampled / 2:
+        found.append(
+            f"{tally.n_same:,} of {tally.n_sampled:,} prompts have the same response in all "
+            f"samples at temperature {sampling.temperature:g}: does the server draw at all?"
         )
     if tally.n_uncounted:
         found.append(

@@ -24,6 +24,7 @@ from charm_rm.cli.prompts import prompts
 from charm_rm.cli.responses import responses
 from charm_rm.cli.score import score
 from charm_rm.cli.selftest import selftest
+from charm_rm.cli.style import style
 
 INTERRUPTED = 130  # status after Ctrl-C, which shells and typer give
 
@@ -49,6 +50,7 @@ for command in (
     preferences,
     best_of_n,
     compare,
+    style,
     selftest,
 ):
     app.command()(command)

@@ -35,6 +35,7 @@ ROUTE = "/v1/chat/completions"
 TIMEOUT = 600.0  # seconds that one response may take, its time in the server's queue included
 LIST_TIMEOUT = 60.0  # seconds for the list of models
 MOST_IN_A_ROW = 20  # failures without an answer between them, after which nothing more is sent
+LONGEST_NAME = 200  # characters of a finish_reason, or of a model's name
 BROKEN_OFF = ("abort", "error")  # finish reasons of half a response
 # Refusals that would meet every other request as well.
 FATAL = {401, 402, 404, 405}
@@ -236,25 +237,30 @@ def read_reply(reply: Any, request: Request, *, seen: Counter[str] | None = None
         ),
         None,
     )
-    if not isinstance(reason, str | None):
-        raise BadReplyError(f"finish_reason is {str(reason)[:40]!r}")
+    if reason is not None and not _is_name(reason):
+        raise BadReplyError("its finish_reason is no word")
     if reason in BROKEN_OFF:
         raise BadReplyError(f"the server broke the response off (finish_reason {reason!r})")
     if text is None and (reasoning or reason):
         text = ""
     if not isinstance(text, str):
         raise BadReplyError(f"the content is {type(text).__name__}, no text")
-    if seen is not None and isinstance(name := reply.get("model"), str):
-        seen[name[:200]] += 1
+    if seen is not None and _is_name(name := reply.get("model")):
+        seen[name] += 1
     usage = reply.get("usage")
     return Completion(
         request=request,
         text=mend_text(text),
-        finish_reason=None if reason is None else mend_text(reason)[:40],
+        finish_reason=reason,
         reasoning=None if reasoning is None else mend_text(reasoning),
         n_prompt_tokens=_count(usage, "prompt_tokens"),
         n_tokens=_count(usage, "completion_tokens"),
     )
+
+
+def _is_name(found: Any) -> bool:
+    """Whether it is a text that can be shown as it is: what a server says goes to terminals."""
+    return isinstance(found, str) and len(found) <= LONGEST_NAME and found.isprintable()
 
 
 def _count(usage: Any, name: str) -> int | None:
@@ -302,7 +308,7 @@ def find_policy(
         endpoint=patient,
         sampling=sampling or Sampling(),
         listed=listed,
-        owner=owner if isinstance(owner, str) else None,
+        owner=owner if _is_name(owner) else None,
     )
 
 
@@ -317,7 +323,7 @@ async def _list_models(endpoint: Endpoint) -> list[dict[str, Any]]:
                 raise
             return []
     cards = reply.get("data") if isinstance(reply, dict) else None
-    return [c for c in cards or [] if isinstance(c, dict) and isinstance(c.get("id"), str)]
+    return [c for c in cards or [] if isinstance(c, dict) and _is_name(c.get("id"))]
 
 
 def _not_served(policy: EndpointPolicy, said: str) -> DataError:

@@ -96,8 +96,7 @@ class Endpoint:
         concurrency: Most requests under way at once.
         max_retries: Repetitions of a request that failed for a passing reason.
         timeout: Seconds that one request may take.
-        slow_reply: Seconds after which a reply says that too much is in the queue; never more than
-            a quarter of the time-out.
+        slow_reply: Seconds after which a reply is slow; at most a quarter of the time-out.
         key_variable: Environment variable that holds the key, if it wants one.
     """
 
@@ -224,7 +223,7 @@ class Connection:
             reason = f"no reply in {self.endpoint.timeout:g} s"
             raise _PassingError(reason, busy=True, patience=MUTE_TRIES) from None
         except (httpx2.RequestError, OSError) as error:
-            reason = f"{type(error).__name__}: {error}".rstrip(": ")
+            reason = self._quote(f"{type(error).__name__}: {error}").rstrip(": ")
             patience = 1 if isinstance(error, httpx2.ConnectError) else math.inf
             raise _PassingError(f"no connection ({reason})", patience=patience) from error
         if response.status_code != 200:
@@ -237,8 +236,7 @@ class Connection:
 
     def _bad_status(self, response: httpx2.Response, path: str) -> Exception:
         status = response.status_code
-        said = " ".join(_words_of(response).split())
-        said = (said.replace(self._key, "***") if self._key else said)[:WORDS_KEPT]
+        said = self._quote(_words_of(response))
         if status in PASSING:
             wish = _retry_after(response.headers.get("retry-after"))
             if wish <= LONGEST_WISH:
@@ -255,7 +253,8 @@ class Connection:
         elif status == 404:
             cure = "no such route or model there; check the address and --model"
         elif 300 <= status < 400:
-            cure = f"it points to {response.headers.get('location')}; give that address"
+            there = self._quote(str(response.headers.get("location")))
+            cure = f"it points to {there}; give that address"
         else:
             cure = "check the model and the server's options"
         return RequestFailedError(
@@ -263,6 +262,11 @@ class Connection:
             status=status,
             divisible=status in DIVISIBLE,
         )
+
+    def _quote(self, said: str) -> str:
+        """A server's words as one short line without the key, fit to be printed."""
+        line = " ".join("".join(one if one.isprintable() else " " for one in said).split())
+        return (line.replace(self._key, "***") if self._key else line)[:WORDS_KEPT]
 
     def _gave_up(self, failure: _PassingError, n_tries: int) -> RequestFailedError:
         tries = f" in the last of {n_tries} tries" if n_tries > 1 else ""

@@ -48,6 +48,8 @@ class Tally:
         n_truncated: Rows that ended at the limit of new tokens.
         n_too_long: Rows of more new tokens than the limit: whoever wrote them ignores it.
         n_empty: Rows whose response is blank.
+        n_sampled: Prompts with several responses.
+        n_same: Those of them whose responses are all the same.
         n_with_reasoning: Rows with reasoning, which is not part of the response.
         n_prompt_tokens: Tokens of the conversations, of rows that say.
         n_tokens: Tokens written, of rows that say.
@@ -59,6 +61,8 @@ class Tally:
     n_truncated: int
     n_too_long: int
     n_empty: int
+    n_sampled: int
+    n_same: int
     n_with_reasoning: int
     n_prompt_tokens: int
     n_tokens: int
@@ -76,13 +80,15 @@ def tally_responses(table: pl.DataFrame, *, max_new_tokens: int) -> Tally:
         The counts.
 
     Example:
-        >>> row = {"response": "Hi", "finish_reason": None, "reasoning": None}
+        >>> row = {"prompt_id": "p", "response": "Hi", "finish_reason": None, "reasoning": None}
         >>> table = pl.DataFrame([row | {"n_prompt_tokens": 3, "n_tokens": 2}])
         >>> tally_responses(table, max_new_tokens=8).finish_reasons
         {'none': 1}
     """
     reasons = table["finish_reason"].cast(pl.String).fill_null("none")
     counted = reasons.value_counts(name="n").sort(["n", "finish_reason"], descending=[True, False])
+    texts = table.group_by("prompt_id").agg(n=pl.len(), texts=pl.col("response").n_unique())
+    several = texts.filter(pl.col("n") > 1)
     either = pl.col("n_prompt_tokens").is_null() | pl.col("n_tokens").is_null()
     return Tally(
         n_responses=len(table),
@@ -90,6 +96,8 @@ def tally_responses(table: pl.DataFrame, *, max_new_tokens: int) -> Tally:
         n_truncated=int((reasons == "length").sum()),
         n_too_long=int((table["n_tokens"] > max_new_tokens).sum()),
         n_empty=int((table["response"].cast(pl.String).str.strip_chars() == "").sum()),
+        n_sampled=len(several),
+        n_same=int((several["texts"] == 1).sum()),
         n_with_reasoning=len(table) - table["reasoning"].null_count(),
         n_prompt_tokens=int(table["n_prompt_tokens"].sum()),
         n_tokens=int(table["n_tokens"].sum()),
