@@ -99,6 +99,7 @@ def test_what_made_the_table_stands_in_it(
         "temperature": 0.0,
         "top_p": 0.9,
         "max_new_tokens": 2048,
+        "alternatives": 0,
         "seed": 3,
         "system": "Be brief.",
     }

@@ -17,6 +17,7 @@ from charm_rm.cli.doctor import doctor
 from charm_rm.cli.elo import elo
 from charm_rm.cli.evaluate import evaluate
 from charm_rm.cli.generate import generate
+from charm_rm.cli.judge import judge
 from charm_rm.cli.options import fill_optional_values
 from charm_rm.cli.pairs import pairs
 from charm_rm.cli.preferences import preferences
@@ -44,6 +45,7 @@ for command in (
     generate,
     score,
     categorize,
+    judge,
     audit,
     calibrate,
     pairs,

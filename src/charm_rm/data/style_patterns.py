@@ -1,6 +1,6 @@
 r"""Style patterns: names and regular expressions, and how often each occurs in texts.
 
-The patterns are the rows of ``snapshots/style_patterns.csv``; a user's file adds rows, or takes
+The patterns are the rows of ``style_patterns.csv``; a user's file adds rows, or takes
 the place of rows of the same name. Expressions are those of Rust's ``regex``, the engine inside
 polars: Unicode classes such as ``\p{Emoji}``, no backtracking, hence no look-around. Whether a
 text holds a pattern is known in time linear in its length, for any expression.
@@ -70,7 +70,7 @@ def read_patterns(path: str | Path | None = None) -> tuple[StylePattern, ...]:
         ('bold', 'dash')
         >>> folder.cleanup()
     """
-    shipped = pl.read_csv((files("charm_rm.data") / "snapshots" / SHIPPED).read_bytes())
+    shipped = pl.read_csv((files("charm_rm.data") / SHIPPED).read_bytes())
     found = {
         name: StylePattern(name, regex, IN_CODE[code]) for name, regex, code in shipped.iter_rows()
     }

@@ -6,7 +6,7 @@ on two; an accelerator has one. What a lane writes in a slot depends on that slo
 alone, so it does not matter which lane, slot or company a prompt meets.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from charm_rm.data.tables import DataError
-from charm_rm.models.drawing import draw_tokens
+from charm_rm.models.drawing import draw_tokens, likeliest
 from charm_rm.models.policies import Sampling
 from charm_rm.models.slot_attention import SlotCache, prompt_logits, step_logits
 
@@ -47,11 +47,13 @@ class Written:
         job: What it answers.
         ids: Token ids, without the one at which it stopped.
         stopped: Whether the model ended it; otherwise it is as long as it may be.
+        first: Likeliest first token ids -> log-probability, as many as were asked for.
     """
 
     job: Job
     ids: tuple[int, ...]
     stopped: bool
+    first: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -61,6 +63,7 @@ class _Sequence:
     job: Job
     draws: np.random.Generator
     ids: list[int] = field(default_factory=list)
+    first: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def length(self) -> int:
@@ -132,9 +135,11 @@ class Lane:
 
     def _begin(self, job: Job) -> list[Written]:
         slot = self._slots.index(None)
-        self._slots[slot] = _Sequence(job, np.random.Generator(np.random.Philox(job.seed)))
         self._cache.reserve(len(job.ids) + 1)
         logits = prompt_logits(self._model, job.ids, cache=self._cache, slot=slot)
+        draws = np.random.Generator(np.random.Philox(job.seed))
+        first = likeliest(logits[0], n=self._sampling.alternatives)
+        self._slots[slot] = _Sequence(job, draws, first=first)
         return self._write([slot], logits)
 
     def _step(self) -> list[Written]:
@@ -163,7 +168,7 @@ class Lane:
             if not stopped:
                 one.ids.append(token)
             if stopped or len(one.ids) == how.max_new_tokens:
-                finished.append(Written(one.job, tuple(one.ids), stopped))
+                finished.append(Written(one.job, tuple(one.ids), stopped, one.first))
                 self._slots[slot] = None
         return finished
 

@@ -63,6 +63,26 @@ def draw_tokens(
     return chosen.tolist()
 
 
+def likeliest(logits: Tensor, *, n: int) -> dict[int, float]:
+    """The n most probable tokens of one row, with their log-probabilities.
+
+    Args:
+        logits: Shape (n_tokens,).
+        n: How many; 0 for none.
+
+    Returns:
+        Token id -> natural logarithm of its probability, the likeliest first.
+
+    Example:
+        >>> {token: round(p, 3) for token, p in likeliest(torch.tensor([0.0, 1.0]), n=1).items()}
+        {1: -0.313}
+    """
+    if not n:
+        return {}
+    found = torch.log_softmax(logits.float(), dim=-1).topk(min(n, len(logits)))
+    return dict(zip(found.indices.tolist(), found.values.tolist(), strict=True))
+
+
 def _draw(likely: Tensor, ids: Tensor, uniforms: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
     """A token a row from the most likely ones, and whether these were too few to tell."""
     by_id = ids.argsort(dim=-1)

@@ -132,6 +132,8 @@ class EndpointPolicy:
             "seed": request.seed,
             "stream": False,
         }
+        if sampling.alternatives:
+            body |= {"logprobs": True, "top_logprobs": sampling.alternatives}
         greedy = ["top_p"] if sampling.temperature == 0 else []
         return {key: value for key, value in body.items() if key not in [*self.left_out, *greedy]}
 
@@ -147,7 +149,7 @@ class EndpointPolicy:
         """
         found = _UNSUPPORTED.search(said) or _FORBIDDEN.search(said)
         name = found.group(1) if found else ""
-        if name not in ("max_tokens", "seed", "temperature", "top_p"):
+        if name not in ("max_tokens", "seed", "temperature", "top_p", "logprobs", "top_logprobs"):
             return
         value = getattr(self.sampling, name, None)
         if value not in (None, 1.0):
@@ -255,7 +257,18 @@ def read_reply(reply: Any, request: Request, *, seen: Counter[str] | None = None
         reasoning=None if reasoning is None else mend_text(reasoning),
         n_prompt_tokens=_count(usage, "prompt_tokens"),
         n_tokens=_count(usage, "completion_tokens"),
+        first_token=_first_token(choice),
     )
+
+
+def _first_token(choice: dict[str, Any]) -> dict[str, float] | None:
+    """Likely first tokens with their log-probabilities, where the server gives them."""
+    try:
+        listed = choice["logprobs"]["content"][0]["top_logprobs"]
+        found = {str(one["token"]): float(one["logprob"]) for one in listed}
+    except (KeyError, IndexError, TypeError, ValueError):
+        return None
+    return found or None
 
 
 def _is_name(found: Any) -> bool:

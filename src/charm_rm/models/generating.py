@@ -6,6 +6,7 @@ what has no response yet, be it new, lost or failed. This module knows a policy 
 and no engine; what it leaves on disk is `charm_rm.models.response_folder`.
 """
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -314,4 +315,5 @@ def _row(completion: Completion, digests: Mapping[str, str]) -> tuple[Any, ...]:
         "\n\n".join(thoughts) or None,
         completion.n_prompt_tokens,
         completion.n_tokens,
+        None if completion.first_token is None else json.dumps(dict(completion.first_token)),
     )

@@ -7,7 +7,8 @@ failure that says so; nothing is truncated.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -180,7 +181,17 @@ class _Run:
             finish_reason="stop" if written.stopped else "length",
             n_prompt_tokens=len(written.job.ids),
             n_tokens=len(written.ids) + written.stopped,
+            first_token=self._texts(written.first) or None,
         )
+
+    def _texts(self, tokens: Mapping[int, float]) -> dict[str, float]:
+        """Tokens as texts; of several that read alike the log of their common probability."""
+        found: dict[str, float] = {}
+        for token, log_probability in tokens.items():
+            text = str(self.policy.tokenizer.decode([token]))
+            known = found.get(text, -math.inf)
+            found[text] = float(np.logaddexp(known, log_probability))
+        return found
 
     def failures(self) -> Iterator[Failure]:
         """What failed since the last call."""

@@ -31,6 +31,7 @@ PART_SCHEMA = {
     "reasoning": pl.String,
     "n_prompt_tokens": pl.Int64,
     "n_tokens": pl.Int64,
+    "first_token": pl.String,  # JSON: likely first tokens -> log-probability, where asked for
 }
 Key = tuple[str, int]
 
@@ -72,6 +73,8 @@ def rows_of_table(finished: pl.DataFrame | None) -> pl.DataFrame:
         return pl.DataFrame(schema=PART_SCHEMA)
     digests = prompt_digests(finished.unique("prompt_id"))
     rows = finished.with_columns(pl.col("prompt_id").replace_strict(digests).alias("prompt"))
+    if "first_token" not in rows.columns:
+        rows = rows.with_columns(first_token=pl.lit(None, dtype=pl.String))
     return rows.select(*PART_SCHEMA)
 
 
@@ -113,6 +116,7 @@ def missing_requests(
 def build_table(stored: pl.DataFrame, prompts: pl.DataFrame, *, name: str) -> pl.DataFrame:
     """Stored rows with their prompts, in the order of the prompts."""
     category = _category(prompts)
+    first_token = ["first_token"] if stored["first_token"].null_count() < len(stored) else []
     prompt = pl.col("prompt").cast(PROMPT_TYPE)
     places = prompts.select("prompt_id", prompt, *category).with_row_index("place")
     columns = ["prompt_id", "prompt", "policy", "sample", "response", "finish_reason", "reasoning"]
@@ -121,7 +125,7 @@ def build_table(stored: pl.DataFrame, prompts: pl.DataFrame, *, name: str) -> pl
         .join(places, on="prompt_id")
         .sort("place", "sample")
         .with_columns(pl.lit(name).alias("policy"))
-        .select(*columns, *category, "n_prompt_tokens", "n_tokens")
+        .select(*columns, *category, "n_prompt_tokens", "n_tokens", *first_token)
     )
 
 
