@@ -21,6 +21,7 @@ from charm_rm.cli.prompts import prompts
 from charm_rm.cli.responses import responses
 from charm_rm.cli.score import score
 from charm_rm.cli.selftest import selftest
+from charm_rm.cli.train import train
 
 INTERRUPTED = 130  # status after Ctrl-C, which shells and typer give
 
@@ -50,6 +51,7 @@ app.add_typer(responses)
 app.add_typer(elo)
 evaluate.command("battles")(battles)
 app.add_typer(evaluate)
+app.add_typer(train)
 
 
 def _show_version(wanted: bool) -> None:

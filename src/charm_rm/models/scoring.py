@@ -29,6 +29,7 @@ from transformers import PreTrainedTokenizerBase
 
 from charm_rm.data.parts import Parts, Setting, open_parts
 from charm_rm.data.prompts import Message
+from charm_rm.data.provenance import digest_files
 from charm_rm.data.scores import OPTIONAL, SCORE_SCHEMA
 from charm_rm.data.tables import DataError
 from charm_rm.models.batches import find_end_of_prompt, length_batches, padded_length
@@ -40,7 +41,7 @@ from charm_rm.models.inputs import (
     describe_unread,
     encode_responses,
 )
-from charm_rm.models.packing import core_each, packed_states
+from charm_rm.models.packing import core_each, is_causal, packed_states
 from charm_rm.models.packs import Pack, plan_packs
 
 BATCH_TOKENS = 16_384  # padded tokens of one forward pass on an accelerator; tokens of one part
@@ -175,10 +176,8 @@ class RewardModel:
 
     @cached_property
     def _causal(self) -> bool:
-        """Whether no token sees those behind it, so that padding there needs no mask."""
-        flags = [getattr(module, "is_causal", None) for module in self.backbone.modules()]
-        known = [flag for flag in flags if flag is not None]
-        return bool(known) and all(known)
+        """Whether padding behind a sequence needs no mask."""
+        return is_causal(self.backbone)
 
     @torch.inference_mode()
     def _score_batch(self, sequences: Sequence[Sequence[int]], width: int) -> NDArray[np.float64]:
@@ -215,7 +214,7 @@ class RewardModel:
         """What decides this model's scores, to be compared when a run resumes."""
         return {
             "reward_model": self.name,
-            "weights": _digest_files(self.files),
+            "weights": digest_files(self.files),
             "revision": self.revision,
             "template": hashlib.sha256(self.template.encode()).hexdigest()[:16],
             "bos": self.bos,
@@ -227,15 +226,6 @@ class RewardModel:
             "device": self.device.type,
             "exact": self.exact,
         }
-
-
-def _digest_files(files: Sequence[Path]) -> str:
-    """SHA-256 over whole files: a second per gigabyte, less than loading them takes."""
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:16]
 
 
 def score_responses(
