@@ -1,50 +1,18 @@
 """``charm train``: fine-tuning on preference pairs."""
 
-import os
-from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from charm_rm.cli.console import print_json, record_run, require_extra, say
+from charm_rm.cli.console import print_json, require_extra
 from charm_rm.cli.options import BaseModel, Device, Force, Json, Like, Revision, TrustRemoteCode
-from charm_rm.cli.progress import meter
-from charm_rm.cli.training_words import (
-    describe_result,
-    describe_run,
-    say_result,
-    say_run,
-    say_step,
-)
-
-if TYPE_CHECKING:
-    from charm_rm.data.training_pairs import TrainingPairs
-    from charm_rm.models.train_run import Run
-    from charm_rm.models.training import TrainedModel
+from charm_rm.cli.train_card import Licence, PushToHub, card, launch_config, push_folder
+from charm_rm.cli.training import FIRST, UNCALIBRATED, estimate, prepare_arms, resolve, train_arm
 
 train = typer.Typer(
     name="train", help="Fine-tune a model on preference pairs.", no_args_is_help=True
 )
-UNCALIBRATED = "-uncalibrated"  # behind the name of the output
-RECORD = "training.json"
-FIRST = os.environ.get("RANK", "0") == "0"  # of several processes, the one that speaks
-
-Licence = Annotated[
-    str | None,
-    typer.Option("--license", metavar="ID", help="Licence, for the card.", show_default=False),
-]
-PushToHub = Annotated[
-    str | None,
-    typer.Option(
-        metavar="HUB_ID",
-        help="Upload the model to this repository, private if it is new; nothing else ever leaves "
-        "the machine.",
-        show_default=False,
-    ),
-]
 
 
 class TrainingPrecision(StrEnum):
@@ -63,9 +31,8 @@ class Tracker(StrEnum):
     TENSORBOARD = "tensorboard"
 
 
-@train.callback()
-def _group() -> None:
-    """Fine-tune a model on preference pairs."""
+train.command()(card)
+train.command()(launch_config)
 
 
 @train.command()
@@ -228,7 +195,7 @@ def reward(
         "lora_r": lora,
         "lora_alpha": None if lora is None else 2 * lora,
     }
-    arms = _prepare_arms(
+    arms = prepare_arms(
         pairs,
         model,
         out,
@@ -240,7 +207,7 @@ def reward(
             "revision": revision,
             "trust_remote_code": trust_remote_code,
         },
-        settings=_resolve(config, options),
+        settings=resolve(config, options),
         preparing={
             "eval_fraction": eval_fraction,
             "margin": margin,
@@ -248,12 +215,12 @@ def reward(
             "micro_batch_tokens": micro_batch_tokens,
         },
     )
-    found = _estimate(arms[0].run)
+    found = estimate(arms[0].run)
     documents = (
         []
         if dry_run
         else [
-            _train_arm(
+            train_arm(
                 arm,
                 force=force,
                 keep_adapter=keep_adapter,
@@ -265,173 +232,6 @@ def reward(
         ]
     )
     if push_to_hub is not None and not dry_run and FIRST:
-        _push(out, push_to_hub)
+        push_folder(out, push_to_hub)
     if json and FIRST:
         print_json({"estimate": found, "models": documents})
-
-
-@dataclass(frozen=True)
-class _Arm:
-    """One of the models that a command trains."""
-
-    name: str
-    out: str
-    pairs: "TrainingPairs"
-    run: "Run"
-
-
-def _resolve(config: str | None, options: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
-    from charm_rm.models.train_settings import read_config, resolve_settings
-
-    n_processes = int(os.environ.get("WORLD_SIZE", "1"))
-    given = read_config(config) if config else {}
-    tracker = given.get("report_to")
-    if options["report_to"] is None and tracker not in (None, "none"):
-        require_extra(f"report_to: {tracker}", str(tracker), extra="train")
-    return resolve_settings(given, options, n_processes=n_processes)
-
-
-def _prepare_arms(
-    pairs: str,
-    model: str,
-    out: str,
-    *,
-    uncalibrated: bool,
-    force: bool,
-    finding: Mapping[str, Any],
-    settings: tuple[dict[str, Any], int],
-    preparing: Mapping[str, Any],
-) -> list[_Arm]:
-    """Everything that can be refused before weights are loaded, for each of the models."""
-    from charm_rm.data.training_pairs import read_training_pairs, undo_calibration
-    from charm_rm.models.train_model import inspect_model
-    from charm_rm.models.train_run import prepare_run
-    from charm_rm.models.training import check_target, unfinished_folder
-
-    texts = {"calibrated": (out, read_training_pairs(pairs))}
-    if uncalibrated:
-        raw = undo_calibration(texts["calibrated"][1])
-        texts["uncalibrated"] = (f"{out.rstrip('/')}{UNCALIBRATED}", raw)
-    arms = []
-    for name, (target, chosen) in texts.items():
-        check_target(Path(target), force=force)
-        run = prepare_run(
-            chosen,
-            inspect_model(model, **finding),
-            settings=settings[0],
-            batch=settings[1],
-            unfinished=unfinished_folder(Path(target)),
-            **preparing,
-        )
-        arms.append(_Arm(name, target, chosen, run))
-    return arms
-
-
-def _estimate(run: "Run") -> dict[str, Any]:
-    from charm_rm.models.train_estimate import measure_speed
-
-    speed = measure_speed(run.model.source.config, device=run.device, bf16=run.bf16)
-    found = describe_run(run, speed=speed)
-    if FIRST:
-        say_run(found)
-    return found
-
-
-def _train_arm(
-    arm: _Arm,
-    *,
-    force: bool,
-    keep_adapter: bool,
-    offsets: str | None,
-    licence: str | None,
-    inputs: list[str],
-) -> dict[str, Any]:
-    from charm_rm.models.train_record import describe_training
-    from charm_rm.models.training import train_reward
-    from charm_rm.report.model_card import render_model_card
-
-    made_by = record_run(inputs)
-
-    def describe(result: "TrainedModel") -> tuple[dict[str, Any], str]:
-        record = describe_training(
-            arm.run,
-            result,
-            arm.pairs,
-            made_by=made_by,
-            arm=arm.name,
-            offsets=offsets,
-            keep_adapter=keep_adapter,
-        )
-        return record, render_model_card(record, name=Path(arm.out).name, licence=licence)
-
-    per_step = arm.run.n_tokens // arm.run.n_steps
-    with meter() as progress:
-
-        def on_step(done: int, total: int, figures: Mapping[str, float]) -> None:
-            say_step(done, total, figures)
-            progress.report(done * per_step, total * per_step)
-
-        result = train_reward(
-            arm.run,
-            out=arm.out,
-            force=force,
-            keep_adapter=keep_adapter,
-            on_step=on_step,
-            describe=describe,
-        )
-    if FIRST:
-        say_result(result)
-    return describe_result(result)
-
-
-@train.command()
-def card(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Model that charm train wrote.")],
-    evaluation: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="JSON",
-            help="What charm evaluate --json printed of the model; repeat for more.",
-            show_default=False,
-        ),
-    ] = None,
-    licence: Licence = None,
-    push_to_hub: PushToHub = None,
-) -> None:
-    """Write a trained model's card again, with what was measured since.
-
-    Example: charm train card calibrated --evaluation battles.json --evaluation rm-bench.json
-    """
-    from charm_rm.data.provenance import read_json
-    from charm_rm.data.tables import write_text
-    from charm_rm.report.model_card import render_model_card
-
-    record = read_json(folder / RECORD)
-    evaluations = [read_json(path) for path in evaluation or []]
-    text = render_model_card(
-        record, name=folder.resolve().name, evaluations=evaluations, licence=licence
-    )
-    write_text(text, folder / "README.md", force=True)
-    say(f"wrote {folder / 'README.md'}")
-    if push_to_hub is not None:
-        _push(str(folder), push_to_hub)
-
-
-def _push(folder: str, hub_id: str) -> None:
-    """The one way by which anything leaves the machine."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    from charm_rm.data.tables import DataError
-
-    api = HfApi()
-    try:
-        api.create_repo(hub_id, private=True, exist_ok=True)
-        api.upload_folder(repo_id=hub_id, folder_path=folder, commit_message="Upload reward model")
-    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
-        text = " ".join(str(error).split())[:200]
-        raise DataError(
-            f"{hub_id}: the hub does not take {folder} ({text}); check the id and HF_TOKEN, then "
-            f"charm train card {folder} --push-to-hub {hub_id}"
-        ) from error
-    say(f"uploaded {folder} to {hub_id}")

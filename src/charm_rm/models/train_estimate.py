@@ -74,7 +74,8 @@ def estimate_cost(config: Any, *, bf16: bool, adapt: Callable[[Any], Any] | None
     Args:
         config: Of the model.
         bf16: Whether layers compute in bfloat16; the weights are float32.
-        adapt: Puts adapters (LoRA) on a model; None trains all weights.
+        adapt: Puts adapters (LoRA) on a model; None trains all weights. What adapters keep for the
+            backward pass is taken to be what the layers they stand on would keep.
 
     Returns:
         The cost, of one device that holds all of it.
@@ -87,37 +88,36 @@ def estimate_cost(config: Any, *, bf16: bool, adapt: Callable[[Any], Any] | None
         >>> cost.n_parameters, cost.weights, cost.optimizer
         (4192, 16768, 33536)
     """
-    few, many = (_run_empty(config, tokens, bf16=bf16, adapt=adapt) for tokens in _PROBE_TOKENS)
-    width = _PROBE_TOKENS[1] - _PROBE_TOKENS[0]
-    per_token = (many.kept - few.kept) // width
+    few, many = (_bytes_kept(config, tokens, bf16=bf16) for tokens in _PROBE_TOKENS)
+    per_token = (many - few) // (_PROBE_TOKENS[1] - _PROBE_TOKENS[0])
     inputs = 4 * config.get_text_config().hidden_size  # of a layer, of which only these are kept
     n_layers = config.get_text_config().num_hidden_layers
     recomputed = n_layers * inputs + per_token // n_layers  # and one layer at a time whole
-    n_copied = few.n_parameters if bf16 else 0
+    with torch.device("meta"):
+        model = _make_classifier(config)
+        n_embedding = model.base_model.get_input_embeddings().weight.numel()
+        n_parameters = sum(one.numel() for one in model.parameters())
+        model = adapt(model) if adapt else model
+    n_trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
     return Cost(
-        n_parameters=few.n_parameters,
-        n_trained=few.n_trained,
-        n_embedding=few.n_embedding,
-        weights=4 * few.n_parameters + 2 * n_copied,
-        gradients=4 * few.n_trained,
-        optimizer=OPTIMIZER_BYTES * few.n_trained,
+        n_parameters=n_parameters,
+        n_trained=n_trained,
+        n_embedding=n_embedding,
+        weights=4 * n_parameters + (2 * n_parameters if bf16 else 0),
+        gradients=4 * n_trained,
+        optimizer=OPTIMIZER_BYTES * n_trained,
         per_token=per_token,
         per_token_recomputed=min(per_token, recomputed),
     )
 
 
-@dataclass(frozen=True)
-class _EmptyRun:
-    n_parameters: int
-    n_trained: int
-    n_embedding: int
-    kept: int
+def _make_classifier(config: Any) -> Any:
+    kind: Any = transformers.AutoModelForSequenceClassification
+    return kind.from_config(config, dtype=torch.float32)
 
 
-def _run_empty(
-    config: Any, tokens: int, *, bf16: bool, adapt: Callable[[Any], Any] | None
-) -> _EmptyRun:
-    """Parameters, and bytes kept by a forward pass of so many tokens that computes nothing."""
+def _bytes_kept(config: Any, tokens: int, *, bf16: bool) -> int:
+    """What a forward pass of so many tokens keeps for its backward pass, beside the weights."""
     kept: dict[int, tuple[int, Tensor]] = {}  # with the tensor, or its storage's number is reused
 
     def keep(tensor: Tensor) -> Tensor:
@@ -126,23 +126,14 @@ def _run_empty(
             kept[storage._cdata] = (storage.nbytes(), tensor)
         return tensor
 
-    with FakeTensorMode():
-        kind: Any = transformers.AutoModelForSequenceClassification
-        model = kind.from_config(config, dtype=torch.float32)
-        model = (adapt(model) if adapt else model).train()
+    with FakeTensorMode():  # type: ignore[no-untyped-call]
+        model = _make_classifier(config).train()
         weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-        backbone = model.get_base_model().base_model if adapt else model.base_model
         ids = torch.zeros(1, tokens, dtype=torch.long)
         half = torch.autocast("cpu", dtype=torch.bfloat16) if bf16 else nullcontext()
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), half:
-            backbone(input_ids=ids, use_cache=False)
-        sizes = [(one.numel(), one.requires_grad) for one in model.parameters()]
-    return _EmptyRun(
-        n_parameters=sum(size for size, _ in sizes),
-        n_trained=sum(size for size, trained in sizes if trained),
-        n_embedding=backbone.get_input_embeddings().weight.numel(),
-        kept=sum(size for size, _ in kept.values()),
-    )
+            model.base_model(input_ids=ids, use_cache=False)
+    return sum(size for size, _ in kept.values())
 
 
 def free_memory(device: torch.device) -> int:

@@ -1,6 +1,7 @@
 """A training run before it starts: pairs, plan, device, precision, memory, all without weights."""
 
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -225,4 +226,6 @@ def lora_config(settings: Mapping[str, Any]) -> LoraConfig:
 
 
 def _add_lora(model: Any, *, settings: Mapping[str, Any]) -> Any:
-    return get_peft_model(model, lora_config(settings))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks for what was renamed
+        return get_peft_model(model, lora_config(settings), low_cpu_mem_usage=True)
