@@ -36,6 +36,7 @@ class Arm:
 
 
 def resolve(config: str | None, options: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+    """Settings by TRL's names and the batch; a tracker that is not installed is refused."""
     from charm_rm.models.train_settings import read_config, resolve_settings
 
     n_processes = int(os.environ.get("WORLD_SIZE", "1"))
@@ -83,6 +84,7 @@ def prepare_arms(
 
 
 def estimate(run: "Run") -> dict[str, Any]:
+    """What a run will take, said before it starts."""
     from charm_rm.models.train_estimate import measure_speed
 
     speed = measure_speed(run.model.source.config, device=run.device, bf16=run.bf16)
@@ -101,6 +103,7 @@ def train_arm(
     licence: str | None,
     inputs: list[str],
 ) -> dict[str, Any]:
+    """Trains one of the models, and says what came out."""
     from charm_rm.models.train_record import describe_training
     from charm_rm.models.training import train_reward
     from charm_rm.report.model_card import render_model_card

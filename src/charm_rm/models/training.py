@@ -97,10 +97,10 @@ def train_reward(
         raise DataError("weights that processes share can't be merged here; give --keep-adapter")
     unfinished = unfinished_folder(target)
     with _alone(unfinished, run) as checkpoint:
-        trainer = _make_trainer(run, unfinished, checkpoint=checkpoint, on_step=on_step)
-        begun = time.monotonic()
         with warnings.catch_warnings(), quiet_transformers():
             warnings.simplefilter("ignore", FutureWarning)  # PEFT asks for what was renamed
+            trainer = _make_trainer(run, unfinished, checkpoint=checkpoint, on_step=on_step)
+            begun = time.monotonic()
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
             seconds = time.monotonic() - begun
             after = _figures(trainer.evaluate()) if run.eval_plan else None
