@@ -66,7 +66,7 @@ def test_a_trained_model_scores_in_training_as_in_charm_score_and_in_plain_trans
 ) -> None:
     run = prepare(pairs, make(layout), eval_fraction=0.25)
     made = train_reward(run, out=tmp_path / "out")
-    held_out = read_training_pairs(pairs).take(run.held_out.kept)
+    held_out = read_training_pairs(pairs).take(run.held_out.kept.tolist())
 
     model = load_reward_model(str(made.folder), dtype="float32")
     scores = model([*held_out.chosen, *held_out.rejected])
@@ -115,6 +115,7 @@ def test_a_run_gives_the_weights_that_trls_own_trainer_gives(
         processing_class=AutoTokenizer.from_pretrained(folder),
     )
     trainer.train()
+    assert trainer.model is not None
     theirs = trainer.model.state_dict()
     ours = weights(made.folder)
     before = weights(folder)

@@ -62,7 +62,7 @@ def prepare_arms(
     from charm_rm.data.training_pairs import read_training_pairs, undo_calibration
     from charm_rm.models.train_model import inspect_model
     from charm_rm.models.train_run import prepare_run
-    from charm_rm.models.training import check_target, unfinished_folder
+    from charm_rm.models.training import check_target, trainer_arguments, unfinished_folder
 
     texts = {"calibrated": (out, read_training_pairs(pairs))}
     if uncalibrated:
@@ -71,14 +71,16 @@ def prepare_arms(
     arms = []
     for name, (target, chosen) in texts.items():
         check_target(Path(target), force=force)
+        unfinished = unfinished_folder(Path(target))
         run = prepare_run(
             chosen,
             inspect_model(model, **finding),
             settings=settings[0],
             batch=settings[1],
-            unfinished=unfinished_folder(Path(target)),
+            unfinished=unfinished,
             **preparing,
         )
+        trainer_arguments(run, unfinished)
         arms.append(Arm(name, target, chosen, run))
     return arms
 

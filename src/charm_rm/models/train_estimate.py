@@ -18,6 +18,8 @@ import transformers
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from charm_rm.models.packing import ATTENTION
+
 GIB = 2**30
 _PROBE_TOKENS = (256, 512)
 OPTIMIZER_BYTES = 8  # two moments of AdamW in float32
@@ -113,7 +115,8 @@ def estimate_cost(config: Any, *, bf16: bool, adapt: Callable[[Any], Any] | None
 
 def _make_classifier(config: Any) -> Any:
     kind: Any = transformers.AutoModelForSequenceClassification
-    return kind.from_config(config, dtype=torch.float32)
+    # Without content, transformers' own attention would make a mask that it does not make here.
+    return kind.from_config(config, dtype=torch.float32, attn_implementation=ATTENTION)
 
 
 def _bytes_kept(config: Any, tokens: int, *, bf16: bool) -> int:
@@ -126,7 +129,7 @@ def _bytes_kept(config: Any, tokens: int, *, bf16: bool) -> int:
             kept[storage._cdata] = (storage.nbytes(), tensor)
         return tensor
 
-    with FakeTensorMode():  # type: ignore[no-untyped-call]
+    with FakeTensorMode():
         model = _make_classifier(config).train()
         weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
         ids = torch.zeros(1, tokens, dtype=torch.long)
@@ -189,4 +192,4 @@ def measure_speed(config: Any, *, device: torch.device, bf16: bool, tokens: int 
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         best = min(best, time.perf_counter() - begin)
-    return 6 * n_parameters * tokens / best
+    return float(6 * n_parameters * tokens / best)

@@ -55,7 +55,7 @@ def pair_losses(
     return losses if center is None else losses + center * (chosen + rejected) ** 2
 
 
-class PairTrainer(RewardTrainer):  # type: ignore[misc]
+class PairTrainer(RewardTrainer):
     """TRL's trainer on the micro-batches of a plan.
 
     Args:
@@ -80,6 +80,7 @@ class PairTrainer(RewardTrainer):  # type: ignore[misc]
         collate = partial(collate_pairs, packed=packed)
         super().__init__(data_collator=collate, **options)
         self.plan, self.eval_plan = plan, eval_plan
+        self.center: float | None = options["args"].center_rewards_coefficient
         self._sums = {mode: torch.zeros(len(FIGURES) + 2) for mode in ("train", "eval")}
         for callback in (PrinterCallback, ProgressCallback):  # standard output is the result's
             self.remove_callback(callback)
@@ -116,14 +117,17 @@ class PairTrainer(RewardTrainer):  # type: ignore[misc]
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> Tensor:
         """Pairs of this optimizer step, over all of its micro-batches and all processes."""
         n_pairs = sum(len(inputs["places"]) // 2 for inputs in batch_samples)
-        return self.accelerator.reduce(torch.tensor(n_pairs, device=device), reduction="sum")
+        total: Tensor = self.accelerator.reduce(
+            torch.tensor(n_pairs, device=device), reduction="sum"
+        )
+        return total
 
     def compute_loss(
         self,
         model: Any,
         inputs: dict[str, Any],
         return_outputs: bool = False,
-        num_items_in_batch: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """A micro-batch's part of the mean loss of its step; in an evaluation, its own mean."""
         outputs = model(**{key: inputs[key] for key in MODEL_INPUTS if key in inputs})
@@ -132,7 +136,7 @@ class PairTrainer(RewardTrainer):  # type: ignore[misc]
             chosen,
             rejected,
             margin=inputs.get("margin"),
-            center=self.args.center_rewards_coefficient,
+            center=self.center,
         )
         self._count(losses.detach(), chosen.detach(), rejected.detach(), inputs["n_tokens"])
         if num_items_in_batch is None:
@@ -140,6 +144,10 @@ class PairTrainer(RewardTrainer):  # type: ignore[misc]
         else:  # the gradients of the processes are averaged, not added
             loss = losses.sum() * (self.accelerator.num_processes / num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
+
+    @property
+    def _mode(self) -> str:
+        return "train" if self.model is not None and self.model.training else "eval"
 
     def _count(self, losses: Tensor, chosen: Tensor, rejected: Tensor, n_tokens: Tensor) -> None:
         sums = torch.stack(
@@ -152,11 +160,11 @@ class PairTrainer(RewardTrainer):  # type: ignore[misc]
                 n_tokens.float().sum(),
             ]
         )
-        self._sums["train" if self.model.training else "eval"] += sums.cpu()
+        self._sums[self._mode] += sums.cpu()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the means over all pairs since the last time to what is logged."""
-        mode = "train" if self.model.training else "eval"
+        mode = self._mode
         sums = self.accelerator.reduce(self._sums[mode].to(self.args.device), reduction="sum").cpu()
         *totals, n_pairs, n_tokens = sums.tolist()
         self._sums[mode].zero_()

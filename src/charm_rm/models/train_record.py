@@ -92,8 +92,8 @@ def describe_training(
 
 def _describe_offsets(path: str, digests: Mapping[str, str]) -> dict[str, Any]:
     found = read_offsets(path)
-    shown = ("policy", "category", "offset", "offset_low", "offset_high", "mismatch_before")
-    shown += ("mismatch_before_low", "mismatch_before_high")
+    shown = ["policy", "category", "offset", "offset_low", "offset_high", "mismatch_before"]
+    shown += ["mismatch_before_low", "mismatch_before_high"]
     return {
         "sha256": digests.get(path),
         "reward_model": found.reward_model,

@@ -52,7 +52,7 @@ class Run:
     model: ModelToTrain
     pairs: EncodedPairs
     held_out: EncodedPairs
-    settings: Mapping[str, Any]
+    settings: dict[str, Any]
     plan: StepPlan
     eval_plan: StepPlan | None
     device: torch.device
@@ -101,7 +101,7 @@ def prepare_run(
     pairs: TrainingPairs,
     model: ModelToTrain,
     *,
-    settings: Mapping[str, Any],
+    settings: dict[str, Any],
     batch: int,
     eval_fraction: float = 0.0,
     margin: bool = False,

@@ -162,7 +162,7 @@ def _alone(unfinished: Path, run: Run) -> Iterator[Path | None]:
 def _make_trainer(
     run: Run, unfinished: Path, *, checkpoint: Path | None, on_step: OnStep | None
 ) -> PairTrainer:
-    arguments = _trainer_arguments(run, unfinished, resumed=checkpoint is not None)
+    arguments = trainer_arguments(run, unfinished, resumed=checkpoint is not None)
     classifier = load_classifier(run.model, seed=int(run.settings["seed"]))
     packed = read_at_places(classifier, packed=not run.plan.padded, max_length=run.pairs.max_length)
     return PairTrainer(
@@ -179,7 +179,20 @@ def _make_trainer(
     )
 
 
-def _trainer_arguments(run: Run, unfinished: Path, *, resumed: bool) -> RewardConfig:
+def trainer_arguments(run: Run, unfinished: Path, *, resumed: bool = False) -> RewardConfig:
+    """A run's settings as TRL takes them, which checks them.
+
+    Args:
+        run: The run.
+        unfinished: Folder of its checkpoints.
+        resumed: Whether it goes on from one.
+
+    Returns:
+        TRL's configuration.
+
+    Raises:
+        DataError: If a value is not one that TRL takes.
+    """
     settings, _ = split_settings(run.settings)
     settings.setdefault("logging_steps", max(1, min(10, run.n_steps // 10)))
     plan = run.plan
@@ -251,7 +264,7 @@ def _describe(
         n_tokens=round(run.n_tokens * (1 - resumed_at / max(1, run.n_steps))),
         seconds=seconds,
         resumed_at=resumed_at,
-        losses=tuple((entry["step"], entry["loss"]) for entry in history if "loss" in entry),
+        losses=tuple((int(entry["step"]), entry["loss"]) for entry in history if "loss" in entry),
         before=_figures(first) if first is not None and first["step"] == 0 else None,
         after=after,
         pad=pad,
