@@ -99,7 +99,7 @@ def train_reward(
     with _alone(unfinished, run) as checkpoint:
         with warnings.catch_warnings(), quiet_transformers():
             warnings.simplefilter("ignore", FutureWarning)  # PEFT asks for what was renamed
-            trainer = _make_trainer(run, unfinished, checkpoint=checkpoint, on_step=on_step)
+            trainer = make_trainer(run, unfinished, checkpoint=checkpoint, on_step=on_step)
             begun = time.monotonic()
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
             seconds = time.monotonic() - begun
@@ -159,9 +159,23 @@ def _alone(unfinished: Path, run: Run) -> Iterator[Path | None]:
         yield find_checkpoint(unfinished)
 
 
-def _make_trainer(
-    run: Run, unfinished: Path, *, checkpoint: Path | None, on_step: OnStep | None
+def make_trainer(
+    run: Run, unfinished: Path, *, checkpoint: Path | None = None, on_step: OnStep | None = None
 ) -> PairTrainer:
+    """The trainer of a run, with its weights loaded.
+
+    Args:
+        run: The run.
+        unfinished: Folder of its checkpoints.
+        checkpoint: Where it goes on from.
+        on_step: As `train_reward` takes it.
+
+    Returns:
+        TRL's trainer on the run's plan.
+
+    Raises:
+        DataError: If a setting is not one that TRL takes, or the weights can't be loaded.
+    """
     arguments = trainer_arguments(run, unfinished, resumed=checkpoint is not None)
     classifier = load_classifier(run.model, seed=int(run.settings["seed"]))
     packed = read_at_places(classifier, packed=not run.plan.padded, max_length=run.pairs.max_length)
