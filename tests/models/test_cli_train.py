@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import polars as pl
@@ -19,6 +20,7 @@ from charm_rm.data.tables import write_json
 from charm_rm.models.train_estimate import estimate_cost
 from charm_rm.models.train_model import choose_pad, inspect_model
 from charm_rm.models.train_run import _choose_micro_batches
+from charm_rm.models.training import trainer_arguments
 
 MakeModel = Callable[..., Path]
 Charm = Callable[..., tuple[int, str, str]]
@@ -123,6 +125,7 @@ REFUSALS: dict[str, tuple[list[object], str]] = {
         "its score is not read by plain transformers",
     ),
     "tracker": (["--report-to", "wandb"], "--report-to wandb needs wandb: pip install"),
+    "no epochs": (["--epochs", 0], "epochs are 0, which trains nothing"),
     "no margins": (["--margin"], "no margins in it; leave out --margin"),
 }
 
@@ -174,6 +177,15 @@ def test_a_setting_that_is_not_known_is_refused(
     assert message in err.splitlines()[-1]
 
 
+def test_where_a_run_is_logged_is_trls_setting_and_nowhere_by_default(
+    make: MakeModel, pairs: Path, tmp_path: Path
+) -> None:
+    folder = make("llama")
+    asked = prepare(pairs, folder, report_to="trackio")
+    assert trainer_arguments(asked, tmp_path).report_to == ["trackio"]
+    assert trainer_arguments(prepare(pairs, folder), tmp_path).report_to == []
+
+
 def test_usage_errors_exit_with_2(charm: Charm, make: MakeModel, pairs: Path) -> None:
     folder = make("llama")
     assert train(charm, pairs, folder, "--keep-adapter")[0] == 2
@@ -191,6 +203,13 @@ def test_the_uncalibrated_arm_is_a_second_model(
         "out",
         "out-uncalibrated",
     ]
+    rmtree(tmp_path / "out-uncalibrated")  # as after a kill between the two
+    more = ("--with-uncalibrated-arm", "--max-steps", 2, "--json")
+    status, out, err = train(charm, pairs, tmp_path / "model", *more)
+    assert f"{tmp_path / 'out'}: is there already, made by this run" in err
+    assert [Path(model["out"]).name for model in json.loads(out)["models"]] == ["out-uncalibrated"]
+    status, _, err = train(charm, pairs, tmp_path / "model", *more, "--seed", 1)
+    assert (status, "out: exists already; give --force" in err) == (1, True)
     cards = [(tmp_path / name / "README.md").read_text() for name in ("out", "out-uncalibrated")]
     assert ["this is the uncalibrated arm" in card for card in cards] == [False, True]
 

@@ -226,6 +226,9 @@ def test_a_trained_part_and_its_base_become_one_plain_model(
     assert scores == pytest.approx(2 * halves, abs=1e-5)
     config = (made.folder / "config.json").read_text()
     assert "base_model_name_or_path" not in config
+    lora = prepare(pairs, part, use_peft=True)
+    with pytest.raises(DataError, match="is no whole model, which an adapter could name"):
+        train_reward(lora, out=tmp_path / "adapter", keep_adapter=True)
 
 
 def test_a_model_that_a_row_reads_keeps_its_row(
@@ -277,7 +280,7 @@ def test_a_loss_that_is_no_number_ends_the_run(
     save_file(broken, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match="the loss at step 1 is nan; give a smaller"):
         train_reward(prepare(pairs, folder), out=tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob("out*"))  # nor an unfinished run, for there is no checkpoint
 
 
 def test_an_unfinished_run_goes_on_only_as_it_began(

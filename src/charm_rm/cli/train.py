@@ -193,7 +193,6 @@ def reward(
         "report_to": None if report_to is None else report_to.value,
         "use_peft": None if lora is None else True,
         "lora_r": lora,
-        "lora_alpha": None if lora is None else 2 * lora,
     }
     arms = prepare_arms(
         pairs,
@@ -201,6 +200,7 @@ def reward(
         out,
         uncalibrated=with_uncalibrated_arm,
         force=force,
+        keep_adapter=keep_adapter,
         finding={
             "base_model": base_model,
             "like": like,
@@ -215,7 +215,7 @@ def reward(
             "micro_batch_tokens": micro_batch_tokens,
         },
     )
-    found = estimate(arms[0].run)
+    found = estimate(arms[0].run) if arms else None
     documents = (
         []
         if dry_run

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from charm_rm.cli.console import record_run, require_extra
+from charm_rm.cli.console import record_run, require_extra, say
 from charm_rm.cli.progress import meter
 from charm_rm.cli.training_words import (
     describe_result,
@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 
 UNCALIBRATED = "-uncalibrated"  # behind the name of the output
 FIRST = os.environ.get("RANK", "0") == "0"  # of several processes, the one that speaks
+
+
+def tell(message: str) -> None:
+    """One line on standard error, by the first process alone."""
+    if FIRST:
+        say(message)
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,7 @@ def prepare_arms(
     *,
     uncalibrated: bool,
     force: bool,
+    keep_adapter: bool,
     finding: Mapping[str, Any],
     settings: tuple[dict[str, Any], int],
     preparing: Mapping[str, Any],
@@ -62,7 +69,13 @@ def prepare_arms(
     from charm_rm.data.training_pairs import read_training_pairs, undo_calibration
     from charm_rm.models.train_model import inspect_model
     from charm_rm.models.train_run import prepare_run
-    from charm_rm.models.training import check_target, trainer_arguments, unfinished_folder
+    from charm_rm.models.training import (
+        check_adapter,
+        check_target,
+        is_finished,
+        trainer_arguments,
+        unfinished_folder,
+    )
 
     texts = {"calibrated": (out, read_training_pairs(pairs))}
     if uncalibrated:
@@ -70,7 +83,6 @@ def prepare_arms(
         texts["uncalibrated"] = (f"{out.rstrip('/')}{UNCALIBRATED}", raw)
     arms = []
     for name, (target, chosen) in texts.items():
-        check_target(Path(target), force=force)
         unfinished = unfinished_folder(Path(target))
         run = prepare_run(
             chosen,
@@ -81,6 +93,11 @@ def prepare_arms(
             **preparing,
         )
         trainer_arguments(run, unfinished)
+        check_adapter(run, keep_adapter=keep_adapter)
+        if uncalibrated and not force and is_finished(run, Path(target)):
+            tell(f"{target}: is there already, made by this run")
+            continue
+        check_target(Path(target), force=force)
         arms.append(Arm(name, target, chosen, run))
     return arms
 

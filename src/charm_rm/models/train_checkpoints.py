@@ -1,5 +1,6 @@
 """Unfinished training runs: their settings, and the checkpoint from which they go on."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -104,6 +105,20 @@ def run_settings(run: "Run") -> Mapping[str, Setting]:
         "padded": run.plan.padded,
         "bf16": run.bf16,
     }
+
+
+def fingerprint(run: "Run") -> str:
+    """What tells a run from all others that give other weights, beyond rounding.
+
+    Args:
+        run: The run.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    rounding = ("micro_batch_tokens", "gradient_checkpointing", "padded")
+    kept = {name: value for name, value in run_settings(run).items() if name not in rounding}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def model_files(source: Source) -> tuple[Path, ...]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from charm_rm.data.offsets import read_offsets
 from charm_rm.data.provenance import library_versions
 from charm_rm.data.training_pairs import TrainingPairs
-from charm_rm.models.train_checkpoints import model_files, run_settings
+from charm_rm.models.train_checkpoints import fingerprint, model_files, run_settings
 from charm_rm.models.train_run import Run
 from charm_rm.models.train_settings import LORA
 
@@ -58,6 +58,7 @@ def describe_training(
             "new_head": run.model.new_head,
         },
         "arm": arm,
+        "fingerprint": fingerprint(run),
         "pairs": {
             "file": Path(pairs.where).name,
             "sha256": digests.get(pairs.where),

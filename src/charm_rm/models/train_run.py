@@ -23,7 +23,8 @@ from charm_rm.models.train_data import EncodedPairs, encode_pairs, split_pairs
 from charm_rm.models.train_estimate import Cost, estimate_cost, free_memory
 from charm_rm.models.train_model import ModelToTrain
 
-MICRO_BATCH_TOKENS = {"cpu": 1_024, "cuda": 16_384}
+MICRO_BATCH_TOKENS = {"cpu": 1_024}
+ON_ACCELERATORS = 16_384
 MEMORY_SHARE = 0.8  # of what is free, for a run whose estimate may be wrong
 SHARDING = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")  # as accelerate's launcher sets them
 
@@ -131,20 +132,24 @@ def prepare_run(
         ValueError: If there are fewer pairs than a batch, or a setting is out of its range.
     """
     encoded = encode_pairs(pairs, model, max_length=int(settings["max_length"]), margin=margin)
+    if float(settings["num_train_epochs"]) <= 0:
+        raise ValueError("epochs are 0, which trains nothing; give more")
     seed = int(settings["seed"])
     train, held_out = split_pairs(encoded, pairs, fraction=eval_fraction, seed=seed)
+    n_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if n_processes > 1 and device is None and torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     where = choose_device(device)
     bf16 = _choose_bf16(settings, where)
     adapt = partial(_add_lora, settings=settings) if settings["use_peft"] else None
     cost = estimate_cost(model.source.config, bf16=bf16, adapt=adapt)
-    n_processes = int(os.environ.get("WORLD_SIZE", "1"))
     sharded = n_processes > 1 and any(os.environ.get(name) == "true" for name in SHARDING)
     free = free_memory(where)
     choice = read_choice(unfinished) or _choose_micro_batches(
         cost,
         room=int(MEMORY_SHARE * free) - cost.fixed // (n_processes if sharded else 1),
         longest=int(train.lengths.sum(axis=1).max()) if train.rows else 0,
-        tokens=micro_batch_tokens or MICRO_BATCH_TOKENS[where.type],
+        tokens=micro_batch_tokens or MICRO_BATCH_TOKENS.get(where.type, ON_ACCELERATORS),
         recompute=settings.get("gradient_checkpointing"),
     )
     tokens, recompute = _agree(choice, where) if n_processes > 1 else choice

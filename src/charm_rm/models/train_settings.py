@@ -38,7 +38,7 @@ LORA = MappingProxyType(
     {
         "use_peft": False,
         "lora_r": 16,
-        "lora_alpha": 32,
+        "lora_alpha": None,  # twice the rank
         "lora_dropout": 0.0,
         "lora_target_modules": "all-linear",
     }
@@ -156,6 +156,8 @@ def resolve_settings(
     config = {names.get(name, name): value for name, value in config.items()}
     given = {name: value for name, value in options.items() if value is not None}
     settings = {**PAPER, **LORA, **config, **given}
+    if settings["lora_alpha"] is None:
+        settings["lora_alpha"] = 2 * settings["lora_r"]
     per_device, steps = settings.pop(PER_DEVICE, None), settings.pop(ACCUMULATION, None)
     batch = settings.pop("batch_size", None)
     if batch is None and (per_device or steps):

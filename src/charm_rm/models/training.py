@@ -6,6 +6,7 @@ settings they began with; the same call goes on from the last whole checkpoint, 
 refused. The output appears whole or not at all.
 """
 
+import json
 import os
 import shutil
 import time
@@ -28,7 +29,12 @@ from charm_rm.data.tables import (
     write_text,
 )
 from charm_rm.models.model_files import quiet_transformers
-from charm_rm.models.train_checkpoints import find_checkpoint, hold_settings
+from charm_rm.models.train_checkpoints import (
+    CHECKPOINT,
+    find_checkpoint,
+    fingerprint,
+    hold_settings,
+)
 from charm_rm.models.train_loop import OnStep, PairTrainer
 from charm_rm.models.train_model import choose_pad, load_classifier, read_at_places
 from charm_rm.models.train_record import RECORD
@@ -93,8 +99,7 @@ def train_reward(
     """
     target = Path(out)
     check_target(target, force=force)
-    if run.settings["use_peft"] and run.sharded and not keep_adapter:
-        raise DataError("weights that processes share can't be merged here; give --keep-adapter")
+    check_adapter(run, keep_adapter=keep_adapter)
     unfinished = unfinished_folder(target)
     with _alone(unfinished, run) as checkpoint:
         with warnings.catch_warnings(), quiet_transformers():
@@ -115,8 +120,46 @@ def train_reward(
             replace_folder(made, target)
         trainer.accelerator.wait_for_everyone()
         if trainer.is_world_process_zero():
-            shutil.rmtree(unfinished)
+            for path in unfinished.glob(f"{CHECKPOINT}*"):
+                shutil.rmtree(path)
     return result
+
+
+def check_adapter(run: Run, *, keep_adapter: bool) -> None:
+    """Whether the weights that LoRA gives can be written as they are wanted.
+
+    Args:
+        run: The run.
+        keep_adapter: Whether the adapter is written by itself.
+
+    Raises:
+        DataError: If processes share the weights, or the adapter's base is no single directory.
+    """
+    source = run.model.source
+    if keep_adapter and (source.adapter or source.base is not None):
+        raise DataError(
+            f"{run.model.name}: is no whole model, which an adapter could name as its base; leave "
+            "out --keep-adapter"
+        )
+    if run.settings["use_peft"] and run.sharded and not keep_adapter:
+        raise DataError("weights that processes share can't be merged here; give --keep-adapter")
+
+
+def is_finished(run: Run, out: Path) -> bool:
+    """Whether a model that is there was made by this very run.
+
+    Args:
+        run: The run.
+        out: The model's directory.
+
+    Returns:
+        True if its record has the run's fingerprint.
+    """
+    try:
+        record = json.loads((out / RECORD).read_text(encoding="utf-8"))
+        return bool(record["fingerprint"] == fingerprint(run))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def unfinished_folder(out: Path) -> Path:
@@ -156,7 +199,11 @@ def _alone(unfinished: Path, run: Run) -> Iterator[Path | None]:
         return
     with locked(unfinished):
         hold_settings(unfinished, run)
-        yield find_checkpoint(unfinished)
+        try:
+            yield find_checkpoint(unfinished)
+        finally:
+            if find_checkpoint(unfinished) is None:  # nothing there is worth going on from
+                shutil.rmtree(unfinished)
 
 
 def make_trainer(
