@@ -59,6 +59,7 @@ def test_a_run_says_its_estimate_first_and_leaves_a_model_with_its_card(
         "tokenizer_config.json",
         "training.json",
     ]
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
     card = (folder / "README.md").read_text()
     record = json.loads((folder / "training.json").read_text())
     assert yaml.safe_load(card.split("---")[1]) == {

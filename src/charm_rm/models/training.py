@@ -299,6 +299,8 @@ def _save(trainer: PairTrainer, run: Run, made: Path, *, keep_adapter: bool) -> 
         trainer.save_model(str(made), _internal_call=True)
     if trainer.is_world_process_zero():
         (made / "training_args.bin").unlink(missing_ok=True)  # a pickle, which nobody should load
+        for path in made.glob("*.safetensors"):  # which are written for their owner alone
+            shutil.copymode(made / "tokenizer_config.json", path)
     return pad
 
 
