@@ -1,7 +1,7 @@
 # Needs make, Python >= 3.11 and a package index; every target makes the environment it uses.
 #
 #   make demo        light install, then the main job on the bundled real scores
-#   make test        full install, then the core tests and the whole suite
+#   make test        full install, then the core tests and the whole suite, in JOBS processes
 #   make lint        ruff and mypy
 #   make bench       the measured claims, as a table
 #   make bench-scoring   how fast responses are scored, beside other ways (needs SHARED)
@@ -12,6 +12,7 @@
 
 PYTHON ?= python3
 SHARED ?= ../shared
+JOBS ?= 2
 
 BIN := .venv/bin
 PIP_INSTALL := -m pip install --quiet --quiet --disable-pip-version-check -c constraints.txt
@@ -32,7 +33,7 @@ demo: .venv/.light
 	$(BIN)/charm demo --force
 
 test: .venv/.full test-core
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 test-core: .venv-core/.made
 	PYTHONPATH=src .venv-core/bin/python -m pytest tests/core src/charm_rm/core

@@ -9,6 +9,10 @@ categories. The published ratings err by 8 Elo points each, as their intervals s
 to the functions that a user calls. The truths are those of the whole population of prompts, found
 here by quadrature and general solvers. Prompts are counted per category where there are
 categories. ``charm selftest`` tries one offset in more ways; here are the offsets of many.
+
+For the temperature somebody ranks the four responses to every prompt, by score over temperature
+plus Gumbel noise: each of the six labels then follows the sigmoid of its margin, and the labels
+of one prompt lean together.
 """
 
 import argparse
@@ -34,12 +38,14 @@ from charm_rm.core.mismatch import signed_mismatch
 from charm_rm.core.win_rates import Floats, WinRateKind
 from charm_rm.data.arena import EloTable, elo_table
 from charm_rm.data.offsets import Offset
+from charm_rm.temperature import fit_label_temperature
 
 POLICIES = ("planted", "reference", "fair", "good")
 QUALITY = np.array([-0.4, 0.0, -0.8, 0.5])
 ELO = np.array([1240.0, 1300.0, 1150.0, 1370.0])
 BIAS = np.array([1.0, 1.5, 2.0])  # by category, of the planted policy
 ELO_ERROR, TAIL, PROMPT_EFFECT = 8.0, 4.0, 3.0
+TEMPERATURE = 2.0  # of the labels, in score points per unit of log-odds
 
 
 @cache
@@ -110,6 +116,22 @@ def draw_sample(n_prompts: int, rng: np.random.Generator) -> tuple[pl.DataFrame,
     return table, elo_table(elo, name="planted")
 
 
+def draw_labels(scores: pl.DataFrame, rng: np.random.Generator) -> pl.DataFrame:
+    """A label of every two responses to each prompt, from one noisy ranking of the four."""
+    worth = scores["score"].to_numpy().reshape(-1, 4) / TEMPERATURE
+    worth = worth + rng.gumbel(size=worth.shape)
+    pairs = [
+        pl.DataFrame({"outcome": (worth[:, i] > worth[:, j]).astype(float)}).with_columns(
+            prompt_id=scores["prompt_id"].gather_every(4),
+            sample=pl.lit(0, pl.Int64),
+            policy_a=pl.lit(POLICIES[i]),
+            policy_b=pl.lit(POLICIES[j]),
+        )
+        for i, j in combinations(range(4), 2)
+    ]
+    return pl.concat(pairs).select("prompt_id", "sample", "policy_a", "policy_b", "outcome")
+
+
 @cache
 def truths(kind: WinRateKind) -> dict[str, list[float]]:
     """The population's values, by the name of the interval and in the order of its entries."""
@@ -161,6 +183,17 @@ def measure(n_prompts: int, kind: WinRateKind, *, n_repetitions: int) -> dict[st
     return {name: float(np.mean(shares)) for name, shares in held.items()}
 
 
+def measure_temperature(n_prompts: int, *, n_repetitions: int) -> float:
+    """Share of the intervals of a temperature fitted to labels that hold the true one."""
+    held = []
+    for number in range(n_repetitions):
+        rng = np.random.default_rng([number, n_prompts, 1])  # apart from the other intervals'
+        scores, _ = draw_sample(n_prompts, rng)
+        found = fit_label_temperature(scores, draw_labels(scores, rng))
+        held.append(found.low <= TEMPERATURE <= (np.inf if found.high is None else found.high))
+    return float(np.mean(held))
+
+
 def main() -> None:
     """Measure, print, and write the shares if asked."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -168,23 +201,30 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, nargs="+", default=[30, 100, 400], metavar="N")
     parser.add_argument("--json", type=Path, metavar="PATH", help="also write the shares here")
     arguments = parser.parse_args()
+    n_repetitions = arguments.repetitions
     found: dict[str, dict[int, dict[str, float]]] = {}
     table = Table("interval of", "win rate", box=None, pad_edge=False)
     for n_prompts in arguments.prompts:
         table.add_column(f"{n_prompts} prompts", justify="right")
     for kind in get_args(WinRateKind):
         found[kind] = {
-            n_prompts: measure(n_prompts, kind, n_repetitions=arguments.repetitions)
+            n_prompts: measure(n_prompts, kind, n_repetitions=n_repetitions)
             for n_prompts in arguments.prompts
         }
         for name in truths(kind):
             shares = [f"{found[kind][n_prompts][name]:.3f}" for n_prompts in arguments.prompts]
             table.add_row(name, kind, *shares)
+    found["labels"] = {
+        n_prompts: {"temperature": measure_temperature(n_prompts, n_repetitions=n_repetitions)}
+        for n_prompts in arguments.prompts
+    }
+    shares = [f"{share['temperature']:.3f}" for share in found["labels"].values()]
+    table.add_row("temperature from labels", "", *shares)
     console = Console(highlight=False, width=100)
     console.print(table)
-    console.print(f"\nShare of 95% intervals that hold the truth, {arguments.repetitions} samples.")
+    console.print(f"\nShare of 95% intervals that hold the truth, {n_repetitions} samples.")
     if arguments.json:
-        text = json.dumps({"repetitions": arguments.repetitions, "coverage": found}, indent=2)
+        text = json.dumps({"repetitions": n_repetitions, "coverage": found}, indent=2)
         arguments.json.write_text(text + "\n", encoding="utf-8")
 
 

@@ -1,6 +1,8 @@
 """Random benchmark scores and items, small."""
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,3 +43,19 @@ def group_items(counts: Mapping[str, int], n_chosen: int, n_rejected: int) -> li
 def by_length(conversations: Sequence[Sequence[Mapping[str, Any]]]) -> list[float]:
     """A reward model that likes long responses."""
     return [float(len(messages[-1]["content"])) for messages in conversations]
+
+
+def write_chat(folder: Path) -> Path:
+    """RM-Bench's original layout: a JSON list, the domain in the file's name."""
+    rows = [
+        {
+            "id": item,
+            "prompt": f"hello w{item}",
+            "chosen": [f"w{item} " * n for n in (1, 5, 9)],
+            "rejected": [f"w{item + 1} " * n for n in (1, 5, 9)],
+        }
+        for item in range(8)
+    ]
+    path = folder / "chat_filtered.json"
+    path.write_text(json.dumps(rows))
+    return path

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test reaches for a hub: models are local or shipped
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # threads before a fork are a warning
+os.environ["COLUMNS"] = "140"  # tables are as wide on every terminal
 
 # A busy machine is no failure; the same examples everywhere make a failure repeatable.
 settings.register_profile("house", deadline=None, derandomize=True)
@@ -38,7 +39,6 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     from builders import good_scores, make_responses, offsets_document
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "140")
     good_scores().write_parquet("scores.parquet")
     make_responses(good_scores()).write_parquet("responses.parquet")
     Path("offsets.json").write_text(json.dumps(offsets_document()), encoding="utf-8")

@@ -7,14 +7,17 @@ import numpy as np
 import polars as pl
 import pytest
 from builders import MINI, POLICIES, SIMPO, make_scores
-from scipy.stats import norm
+from scipy.stats import binomtest, norm
 
 from charm_rm.audit import audit_scores
-from charm_rm.core.win_rates import hard_win_rate, sigmoid_win_rate
-from charm_rm.data.arena import EloTable, read_elo
+from charm_rm.core.mismatch import signed_mismatch
+from charm_rm.core.win_rates import WinRateKind, hard_win_rate, sigmoid_win_rate
+from charm_rm.data.arena import EloTable, elo_table, read_elo
 from charm_rm.data.tables import DataError
 
 ELO = read_elo("table7")
+COLUMNS = ["prompt_id", "policy", "sample", "score", "reward_model"]
+SIDES = {"weak": -50.0, "best": 50.0}
 
 
 def test_a_policy_with_points_to_spare_is_found_over_valued_and_suggested() -> None:
@@ -50,6 +53,25 @@ def test_the_reference_meets_itself_with_half_a_win_and_no_mismatch() -> None:
     assert (entry.win_rate, entry.hard_win_rate, entry.expected_win_rate) == (0.5, 0.5, 0.5)
     assert (entry.signed_mismatch, entry.mismatch_low, entry.mismatch_high) == (0.0, 0.0, 0.0)
     assert not entry.over_valued
+
+
+@pytest.mark.parametrize("win_rate", ["sigmoid", "hard"])
+def test_losses_alone_show_only_what_so_many_prompts_can(win_rate: WinRateKind) -> None:
+    """Elo expects 5%: 30 losses in a row have a chance of 19%, 400 none."""
+    elo = elo_table(pl.DataFrame({"model": ["weak", "best"], "elo": [1000.0, 1500.0]}), name="x")
+    for n, verdict in ((30, "too few prompts"), (400, "under-valued")):
+        rows = [(str(i), name, 0, score, "rm") for i in range(n) for name, score in SIDES.items()]
+        audit = audit_scores(
+            pl.DataFrame(rows, schema=COLUMNS, orient="row"), elo, win_rate=win_rate
+        )
+        weak = audit.policies[1]
+        assert (weak.policy, weak.verdict) == ("weak", verdict)
+        most = binomtest(0, n).proportion_ci(method="exact").high
+        assert [weak.hard_win_rate_low, weak.hard_win_rate_high] == pytest.approx([0.0, most])
+        assert weak.mismatch_high == pytest.approx(
+            float(signed_mismatch(most, weak.expected_win_rate))
+        )
+        assert weak.mismatch_low == pytest.approx(weak.signed_mismatch)
 
 
 def test_the_strongest_by_elo_is_the_reference_unless_one_is_named() -> None:
@@ -177,7 +199,11 @@ def test_the_audit_of_real_judge_labels_finds_the_policies_in_elo_order(shared: 
 def test_the_json_has_the_keys_that_scripts_rely_on() -> None:
     document = audit_scores(make_scores(), ELO).to_json()
     assert {"reference", "reward_model", "elo", "policies", "pearson", "spearman"} <= set(document)
-    assert document["elo"] == {"board": "chatbot-arena text overall", "date": "2025-03-03"}
+    assert document["elo"] == {
+        "board": "chatbot-arena text overall",
+        "date": "2025-03-03",
+        "errors": "independent",
+    }
     assert document["suggested_pair"]["over_valued"] == SIMPO
     assert len(document["policies"]) == len(POLICIES)
     wanted = "policy elo n_prompts mean_score expected_win_rate win_rate hard_win_rate "

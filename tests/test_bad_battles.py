@@ -27,6 +27,18 @@ BATTLE_FILES = {
         "model_a,model_b,winner_model_a,winner_model_b,winner_tie\na,b,1,1,0\n",
         "that battle does not have one winner",
     ),
+    "milliseconds.csv": (
+        "model_a,model_b,winner,tstamp\na,b,tie,1717200000000\n",
+        "milliseconds.csv:2: that battle has a tstamp that is not in seconds since 1970",
+    ),
+    "truths.csv": (
+        "model_a,model_b,winner,timestamp\na,b,tie,true\n",
+        "column 'timestamp' holds Boolean, not dates",
+    ),
+    "lists.jsonl": (
+        '{"model_a": ["a"], "model_b": "b", "winner": "tie"}\n',
+        "lists.jsonl: column 'model_a' holds List(String), not one value a row",
+    ),
 }
 
 
@@ -101,6 +113,11 @@ def test_separable_and_undecided_battles_are_finite_and_said_so(
             "ratings of 2 dates",
         ),
         ("model,rating\na,1\n", ("--date", "2025-01-01", "--names", "zz"), "none of the names is"),
+        (  # a list that is too long for the name of a file
+            "model,rating\na,1\n",
+            ("--date", "2025-01-01", "--names", ",".join(["some-model"] * 30)),
+            "none of the names is rated: 'some-model'",
+        ),
         (
             "model,rating,board,date\na,1200,text,2025-01-01\n",
             ("--board", "webdev"),
@@ -115,4 +132,18 @@ def test_leaderboards_that_cannot_be_read_are_refused(
         Path("board.csv").write_text(text)
     before = state(workplace)
     assert message in run_charm("elo", "import", "board.csv", *options, "--out", "elo.csv").error
+    assert state(workplace) == before
+
+
+def test_a_leaderboard_of_lists_and_names_that_are_no_text_are_refused(
+    run_charm: Run, workplace: Path
+) -> None:
+    Path("board.jsonl").write_text('{"model": "a", "rating": 1200, "category": ["overall"]}')
+    Path("board.csv").write_text("model,rating\na,1200\n")
+    Path("names.txt").write_bytes(b"\xff\xfe")
+    before = state(workplace)
+    error = run_charm("elo", "import", "board.jsonl", "--date", "2025-01-01").error
+    assert "board.jsonl: column 'category' holds List(String)" in error
+    named = ("elo", "import", "board.csv", "--date", "2025-01-01", "--names", "names.txt")
+    assert "names.txt: not a readable text" in run_charm(*named).error
     assert state(workplace) == before

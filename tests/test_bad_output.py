@@ -11,6 +11,7 @@ from builders import MINI, SIMPO, Run, good_scores, state
 PAIR = ("--over-valued", SIMPO, "--reference", MINI)
 CALIBRATE = ("calibrate", "scores.parquet", *PAIR)
 PAIRS = ("pairs", "scores.parquet", "--offsets", "offsets.json", "--out", "p.parquet")
+SELF = (*CALIBRATE[:4], "--reference", SIMPO)
 HEAD = "model_a,model_b,winner\n"
 # Every command that writes; {} stands for the output.
 WRITE = {
@@ -50,7 +51,13 @@ def test_an_output_that_exists_is_replaced_only_with_force(
 
 @pytest.mark.parametrize(
     ("command", "source"),
-    [("z-scores", "scores.csv"), ("pairs", "scores.parquet"), ("calibrate", "elo.json")],
+    [
+        ("z-scores", "scores.csv"),
+        ("pairs", "scores.parquet"),
+        ("calibrate", "elo.json"),
+        ("elo fit", "battles.csv"),
+        ("elo import", "b.csv"),
+    ],
 )
 def test_an_output_that_is_an_input_is_refused_even_with_force(
     run_charm: Run, workplace: Path, command: str, source: str
@@ -103,23 +110,48 @@ def test_the_demo_writes_into_no_folder_that_is_there(run_charm: Run, workplace:
 
 
 @pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--cross-validate", "5", "--out", "o.json"), "nothing is written"),
+        (("--cross-validate", "5", "--method", "probit"), "all are tried"),
+        (("--no-shrink", "--out", "o.json"), "needs --by COLUMN"),
+        (("--responses", "r.csv", "--out", "o.json"), "needs --method length"),
+    ],
+)
+def test_an_option_that_nothing_would_heed_is_wrong_usage(
+    run_charm: Run, workplace: Path, options: tuple[str, ...], message: str
+) -> None:
+    before = state(workplace)
+    ended = run_charm(*CALIBRATE, *options)
+    assert ended.status == 2
+    assert message in " ".join(ended.err.split())
+    assert state(workplace) == before
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("audit", "scores.parquet", "--temperature", "0"), "temperature must be positive"),
         (("audit", "scores.parquet", "--temperature", "nan"), "temperature must be positive"),
-        ((*CALIBRATE[:4], "--reference", SIMPO, "--out", "o.json"), "is both over-valued and"),
+        ((*SELF, "--out", "o.json"), "is both over-valued and"),
+        ((*SELF, "--by", "category", "--out", "o.json"), "is both over-valued and"),
+        ((*SELF, "--method", "z-score", "--out", "z.csv"), "is both over-valued and"),
+        ((*SELF, "--cross-validate", "5"), "is both over-valued and"),
         ((*CALIBRATE, "--cross-validate", "999"), "folds must be 2 to 80"),
         ((*PAIRS, "--min-margin", "5", "--max-margin", "1"), "no margin is at least 5.0"),
         ((*PAIRS, "--policy", SIMPO), "only the policy 'gemma-2-9b-it-SimPO'"),
         ((*PAIRS, "--policy", "SimPO", "--policy", MINI), "no policy 'SimPO'; nearest"),
         (("pairs", "scores.parquet", "--out", "p.jsonl"), "give --offsets, or --uncalibrated"),
         ((*PAIRS[:-1], "p.xlsx"), "p.xlsx: unknown kind of preference data"),
+        (("audit", "scores.parquet", "--reference", ""), "no reference ''"),
+        (("audit", "scores.parquet", "--elo", "elo.csv", "--rated-only"), "no policy has an Elo"),
         (("elo", "fit", "scores.parquet"), "no column 'model_a', 'model_b'"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(
     run_charm: Run, workplace: Path, arguments: tuple[str, ...], message: str
 ) -> None:
+    Path("elo.csv").write_text("model,elo\nsomeone,1000\nelse,1100\n")
     before = state(workplace)
     assert message in run_charm(*arguments).error
     assert state(workplace) == before

@@ -119,7 +119,12 @@ def test_offsets_by_category_and_jointly_hand_on_to_pairs(charm: Run, tmp_path: 
     assert charm(*pairs, "topics.json", "--by", "topic").returncode == 0
     assert "no column 'category'" in refused(charm(*pairs, "topics.json"))
     every = charm(*pairs, "joint.json", "--select", "all", "--per-prompt", "2", "--json")
-    assert json.loads(every.stdout)["n_pairs"] == 240
+    counts = json.loads(every.stdout)
+    assert counts["n_pairs"] == 240
+    words = charm(*pairs, "joint.json", "--select", "all", "--per-prompt", "2").stderr
+    for policy, flips in counts["flips"].items():
+        share = f"{counts['chosen_share'][policy]:.3f}"
+        assert f"{policy}: chosen in {share} of its pairs, has a part in {flips} flips" in words
 
 
 def test_audits_by_category_and_by_two_tables_are_tables_and_json(
@@ -143,7 +148,7 @@ def test_audits_by_category_and_by_two_tables_are_tables_and_json(
     changes = charm(*tables, "--rated-only", "--json")
     document = json.loads(changes.stdout)
     assert [table["name"] for table in document["tables"]] == ["table9-old", "table9-updated"]
-    assert "changed sides" in charm(*tables, "--rated-only").stdout
+    assert "changed" in charm(*tables, "--rated-only").stdout
     assert charm(*by_topic, "--elo", "table7", "--elo", "table9-old").returncode == 2
     assert "no column 'colour'" in refused(charm("audit", "topics.parquet", "--by", "colour"))
 

@@ -84,6 +84,7 @@ def test_fit_writes_a_table_that_audit_can_read(charm: Run, tmp_path: Path) -> N
     assert table.models == ["x", "y", "z"]
     assert table.ratings(["z"])[0].tolist() == [900, 900, 900]
     assert table.frame["votes"].to_list() == [4, 4, 4]
+    assert json.loads(charm("show", "elo.csv", "--json").stdout)["errors"] == "covariance"
 
 
 def test_a_file_in_place_of_a_command_is_fitted(charm: Run) -> None:
@@ -159,6 +160,9 @@ def test_import_as_json_says_which_names_matched(charm: Run, shared: Path) -> No
     assert document["date"] == "2025-03-04"
 
 
-@pytest.mark.parametrize("arguments", [("lst",), ("fit",), ("import",), ("fit", "a", "--seed")])
+@pytest.mark.parametrize(
+    "arguments",
+    [("lst",), ("fit",), ("import",), ("fit", "a", "--seed"), ("a.csv", "--resamples", "1")],
+)
 def test_wrong_usage_ends_with_status_2(charm: Run, arguments: tuple[str, ...]) -> None:
     assert charm(*arguments).returncode == 2

@@ -31,8 +31,25 @@ def test_small_categories_are_audited_together_or_left_out() -> None:
     assert found.merged == ("0", "1", "2", "3")
     few = audit_categories(together.filter(NUMBER < 70), ELO, reference=MINI, n_resamples=10)
     assert (list(few.audits), few.left_out) == (["large"], ("0", "1", "2", "3"))
-    with pytest.raises(DataError, match="no category has 30 prompts"):
+    with pytest.raises(DataError, match="share 20 prompts"):
         audit_categories(together.filter(NUMBER < 20), ELO, reference=MINI)
+
+
+def test_a_category_counts_by_the_prompts_that_are_shared() -> None:
+    """Both have 40 prompts of "odd", 10 of them in common: too few for an audit by itself."""
+    names = pl.when(NUMBER < 60).then(pl.lit("large")).otherwise(pl.lit("odd"))
+    scores = make_scores(130, policies=(SIMPO, MINI)).with_columns(category=names)
+    own = pl.when(pl.col("policy") == MINI).then(NUMBER >= 90).otherwise(NUMBER < 100)
+    found = audit_categories(
+        scores.filter((NUMBER < 60) | own), ELO, reference=MINI, n_resamples=10
+    )
+    assert (list(found.audits), found.left_out) == (["large"], ("odd",))
+
+
+def test_a_category_is_not_lost_under_the_name_of_merged_ones() -> None:
+    scores = make_scores(60).with_columns(category=pl.lit(MERGED))
+    with pytest.raises(DataError, match="is the name of small categories"):
+        audit_categories(scores, ELO)
 
 
 @pytest.mark.parametrize(
@@ -56,6 +73,14 @@ def test_table_9_moves_the_target_and_with_it_mismatch_and_offset(kind: str) -> 
     assert change.signed_mismatch[0] > change.signed_mismatch[1] > 0
     assert change.offset[0] < change.offset[1] < 0
     assert change.n_changed == pytest.approx(200 * (0.4455 - 0.4187), abs=5)
+
+
+def test_changed_sides_are_counted_by_prompt_however_many_samples_it_has() -> None:
+    once = make_scores(40, policies=(SIMPO, MINI), boost=0.5)
+    samples = pl.concat([once.with_columns(sample=pl.lit(at, pl.Int64)) for at in range(5)])
+    tables = (read_elo("table9-old"), read_elo("table9-updated"))
+    one, five = (compare_elo(table, tables, reference=MINI) for table in (once, samples))
+    assert one.policies[0].n_changed == five.policies[0].n_changed > 0
 
 
 def test_a_table_beside_itself_changes_nothing() -> None:

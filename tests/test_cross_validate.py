@@ -154,3 +154,18 @@ def test_a_validation_that_cannot_be_made_is_refused(
         held_out(make_scores(60), **options)
     with pytest.raises(DataError, match="share 20 prompts"):
         held_out(make_scores(20))
+
+
+def test_policies_that_some_method_cannot_take_are_named() -> None:
+    scores = make_scores(60)
+    apart = scores.with_columns(
+        pl.when(pl.col("policy") == "vicuna-7b")
+        .then(pl.concat_str(pl.lit("other "), "prompt_id"))
+        .otherwise("prompt_id")
+        .alias("prompt_id")
+    )
+    with pytest.raises(DataError, match="'vicuna-7b' and 'gpt-4o-mini-2024-07-18' share 0 prompts"):
+        held_out(apart)
+    flat = pl.when(pl.col("policy") == "vicuna-7b").then(1.0).otherwise("score")
+    with pytest.raises(DataError, match="all of 'vicuna-7b' are equal"):
+        held_out(scores.with_columns(score=flat))

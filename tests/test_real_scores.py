@@ -48,8 +48,7 @@ def pairs(scores: pl.DataFrame) -> list[PairedMargins]:
 def resamples(pair: PairedMargins) -> tuple[Floats, Floats]:
     """Counts of prompts, and targets from drawn ratings."""
     rng = np.random.default_rng(0)
-    error = elo_standard_error(pair.ratings[:, 1], pair.ratings[:, 2])
-    drawn = draw_elo(pair.ratings[:, 0], error, n_draws=2000, rng=rng)
+    drawn = draw_elo(pair.elo, pair.elo_factor, n_draws=2000, rng=rng)
     counts = np.concatenate(list(resample_counts(pair.n_prompts, n_resamples=2000, rng=rng)))
     return counts, expected_win_rate(drawn[:, 0], drawn[:, 1])
 

@@ -2,7 +2,7 @@
 
 Every policy is set against one reference on the prompts that both answered. Its win rate there
 (Eq. 3) is compared with the one that Elo expects (Eq. 2); Eq. 5 gives the mismatch, a paired
-bootstrap over prompts, with the ratings drawn from their intervals, gives its uncertainty.
+bootstrap over prompts, with the ratings drawn from their errors, gives its uncertainty.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,19 +14,24 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from charm_rm.core.elo import draw_elo, elo_standard_error, expected_win_rate
+from charm_rm.core.correlation import correlation, resampled_correlation_interval
+from charm_rm.core.elo import draw_elo, expected_win_rate
 from charm_rm.core.intervals import percentile_interval, resample_counts, resampled_means
 from charm_rm.core.mismatch import mismatch_degree, signed_mismatch
-from charm_rm.core.significance import benjamini_hochberg, two_sided_p_value
+from charm_rm.core.significance import (
+    benjamini_hochberg,
+    unanimous_interval,
+    win_rate_p_value,
+)
 from charm_rm.core.win_rates import Floats, WinRateKind, wins
-from charm_rm.data.arena import EloTable, require_ratings
-from charm_rm.data.scores import ScoreMatrix, require_shared_prompts, score_matrix
-from charm_rm.data.tables import not_found
+from charm_rm.data.arena import EloErrors, EloTable, require_ratings
+from charm_rm.data.scores import ScoreMatrix, require_comparable, score_matrix
 
 MAX_DISAGREEMENT = 0.05  # between sigmoid and hard win rate, before a user is warned
 LEVEL = 0.95
 SIGNIFICANCE = 0.05  # share of false discoveries among the policies called over- or under-valued
 POWER = 0.8
+EVEN = 1e-12  # outcomes that differ by less are the same but for rounding
 LEAST_MISMATCH = 0.1  # a Mismatch Degree that an audit should not miss
 Verdict = Literal["over-valued", "under-valued", "not shown", "too few prompts", "reference"]
 
@@ -53,8 +58,9 @@ class PolicyAudit:
         over_valued: Whether the verdict is ``"over-valued"``.
         hard_win_rate_low: Lower end of the 95% interval of the hard win rate.
         hard_win_rate_high: Its upper end.
-        adjusted_p_value: Of a mismatch of 0, two-sided, by the bootstrap's standard error;
-            adjusted for the number of policies (Benjamini-Hochberg).
+        adjusted_p_value: Of a mismatch of 0 (`charm_rm.core.significance.win_rate_p_value`), by
+            the bootstrap's standard errors; adjusted for the number of policies
+            (Benjamini-Hochberg).
         detectable_mismatch: Smallest Mismatch Degree that would be found at 5% with a chance of
             80%, given these prompts and ratings, were this the only policy.
         verdict: ``"over-valued"`` or ``"under-valued"`` where the adjusted p-value is at most 0.05;
@@ -103,6 +109,8 @@ class Audit:
         reward_model: Whose scores these are.
         elo_board: Name of the board of the ratings.
         elo_date: Their date.
+        elo_errors: How they were drawn: from a ``"covariance"``, ``"independent"`` of each other
+            from their intervals, or not at all (``"none"``).
         win_rate_kind: Which win rate the mismatches are from.
         temperature: Score points per unit of log-odds.
         n_resamples: Bootstrap resamples behind the intervals.
@@ -122,6 +130,7 @@ class Audit:
     reward_model: str
     elo_board: str
     elo_date: str
+    elo_errors: EloErrors
     win_rate_kind: WinRateKind
     temperature: float
     n_resamples: int
@@ -138,12 +147,13 @@ class Audit:
         """The audit as the document that ``charm audit --json`` prints.
 
         Example:
-            >>> fixed = ("rm", "text", "2025-03-03", "sigmoid", 1.0, 1000, 0, ())
+            >>> fixed = ("rm", "text", "2025-03-03", "none", "sigmoid", 1.0, 1000, 0, ())
             >>> Audit("gpt-4o-mini", *fixed, *[None] * 5, ()).to_json()["elo"]["date"]
             '2025-03-03'
         """
         document = asdict(self)
-        document["elo"] = {"board": document.pop("elo_board"), "date": document.pop("elo_date")}
+        parts = ("board", "date", "errors")
+        document["elo"] = {part: document.pop(f"elo_{part}") for part in parts}
         document["win_rate"] = document.pop("win_rate_kind")
         return document
 
@@ -193,37 +203,40 @@ def audit_scores(
     matrix = score_matrix(scores)
     require_ratings(elo, matrix.policies)
     ratings = elo.ratings(matrix.policies)
-    chosen = reference or matrix.policies[int(np.argmax(ratings[:, 0]))]
-    if chosen not in matrix.policies:
-        raise not_found("reference", chosen, names=matrix.policies, where="scores")
+    strongest = matrix.policies[int(np.argmax(ratings[:, 0]))]
+    chosen = strongest if reference is None else reference
+    require_comparable(matrix, chosen)
     at = matrix.policies.index(chosen)
     margins = matrix.values - matrix.values[:, [at]]
-    _require_shared(matrix, margins, reference=chosen)
     outcomes = {
         "chosen": wins(margins, kind=win_rate, temperature=temperature),
         "sigmoid": wins(margins, kind="sigmoid", temperature=temperature),
         "hard": wins(margins, kind="hard"),
     }
     columns = np.hstack([outcomes["chosen"], outcomes["hard"], matrix.values])
-    draws = _draw(columns, ratings, prompts=matrix.prompts, n_resamples=n_resamples, seed=seed)
+    drawn = _draw_ratings(elo, matrix.policies, n_resamples=n_resamples, seed=seed)
+    draws = _draw(columns, drawn, prompts=matrix.prompts, seed=seed)
     found = _audit_policies(matrix, ratings, outcomes=outcomes, draws=draws, reference=at)
     policies = tuple(sorted(found, key=lambda entry: -entry.mean_score))
-    pearson_low, pearson_high = _pearson_interval(draws)
-    means = pl.DataFrame({"score": [p.mean_score for p in found], "elo": ratings[:, 0]})
+    pearson_low, pearson_high = resampled_correlation_interval(
+        draws.mean_scores, draws.ratings, level=LEVEL
+    )
+    means = [entry.mean_score for entry in found]
     return Audit(
         reference=chosen,
         reward_model=scores["reward_model"][0],
         elo_board=elo.board,
         elo_date=elo.date,
+        elo_errors=elo.errors,
         win_rate_kind=win_rate,
         temperature=temperature,
         n_resamples=n_resamples,
         seed=seed,
         policies=policies,
-        pearson=_correlation(means, "pearson"),
+        pearson=correlation(means, ratings[:, 0]),
         pearson_low=pearson_low,
         pearson_high=pearson_high,
-        spearman=_correlation(means, "spearman"),
+        spearman=correlation(means, ratings[:, 0], ranks=True),
         suggested_pair=_suggest(policies, chosen),
         warnings=_warnings(policies),
     )
@@ -239,26 +252,21 @@ class _Draws:
     ratings: Floats
 
 
-def _draw(
-    columns: Floats, ratings: Floats, *, prompts: NDArray[np.int64], n_resamples: int, seed: int
-) -> _Draws:
-    """Resampled means of outcomes, hard outcomes and scores, side by side in ``columns``."""
+def _draw_ratings(elo: EloTable, policies: Sequence[str], *, n_resamples: int, seed: int) -> Floats:
     if n_resamples < 2:
         raise ValueError(f"an interval needs at least 2 resamples, got {n_resamples}")
-    rng = np.random.default_rng(seed)
-    blocks = resample_counts(int(prompts.max()) + 1, n_resamples=n_resamples, rng=rng)
-    means = np.concatenate([resampled_means(columns, counts[:, prompts]) for counts in blocks])
-    error = elo_standard_error(ratings[:, 1], ratings[:, 2])
     stream = np.random.default_rng([seed, 1])  # of its own, apart from the prompts'
-    drawn = draw_elo(ratings[:, 0], error, n_draws=n_resamples, rng=stream)
+    ratings = elo.ratings(policies)[:, 0]
+    return draw_elo(ratings, elo.error_factor(policies), n_draws=n_resamples, rng=stream)
+
+
+def _draw(columns: Floats, ratings: Floats, *, prompts: NDArray[np.int64], seed: int) -> _Draws:
+    """Resampled means of outcomes, hard outcomes and scores, side by side in ``columns``."""
+    rng = np.random.default_rng(seed)
+    blocks = resample_counts(int(prompts.max()) + 1, n_resamples=len(ratings), rng=rng)
+    means = np.concatenate([resampled_means(columns, counts[:, prompts]) for counts in blocks])
     rates, hard_rates, mean_scores = np.hsplit(means, 3)
-    return _Draws(rates, hard_rates, mean_scores, drawn)
-
-
-def _require_shared(matrix: ScoreMatrix, margins: Floats, *, reference: str) -> None:
-    for policy, column in zip(matrix.policies, margins.T, strict=True):
-        n = len(np.unique(matrix.prompts[np.isfinite(column)]))
-        require_shared_prompts(n, policy=policy, reference=reference)
+    return _Draws(rates, hard_rates, mean_scores, ratings)
 
 
 def _audit_policies(
@@ -308,9 +316,24 @@ def _measure(
     drawn = signed_mismatch(draws.rates, drawn_expected)
     low, high = percentile_interval(drawn, n_prompts=n_prompts, level=LEVEL)
     hard_low, hard_high = percentile_interval(draws.hard_rates, n_prompts=n_prompts, level=LEVEL)
-    errors = drawn.std(axis=0, ddof=1) * np.sqrt(
-        n_prompts / (n_prompts - 1.0)
-    )  # they spread by 1/n
+    few = np.sqrt(n_prompts / (n_prompts - 1.0))  # resamples spread by 1/n
+    errors = few * drawn.std(axis=0, ddof=1)
+    p_values = win_rate_p_value(
+        rates,
+        expected,
+        win_rate_error=few * draws.rates.std(axis=0, ddof=1),
+        n_prompts=n_prompts,
+        expected_error=drawn_expected.std(axis=0, ddof=1),
+    )
+    p_values[reference] = np.nan  # which is not tested
+    for at in _unanimous(outcomes["chosen"], reference=reference):
+        ends = signed_mismatch(unanimous_interval(rates[at], n_prompts=n_prompts[at]), expected[at])
+        low[at], high[at] = min(low[at], ends[0]), max(high[at], ends[1])
+        # what the outcomes would vary by, were Elo right
+        spread = np.sqrt(expected[at] * (1.0 - expected[at]) / n_prompts[at])
+        errors[at] = np.hypot(errors[at], spread / max(expected[at], 1.0 - expected[at]))
+    for at in _unanimous(outcomes["hard"], reference=reference):
+        hard_low[at], hard_high[at] = unanimous_interval(hard[at], n_prompts=n_prompts[at])
     return {
         "expected_win_rate": expected,
         "win_rate": rates,
@@ -322,24 +345,16 @@ def _measure(
         "mismatch_high": high,
         "hard_win_rate_low": hard_low,
         "hard_win_rate_high": hard_high,
-        "adjusted_p_value": _adjusted_p_values(
-            signed, errors, n_prompts=n_prompts, reference=reference
-        ),
+        "adjusted_p_value": np.nan_to_num(benjamini_hochberg(p_values), nan=1.0),
         "detectable_mismatch": (ndtri(0.5 * (1.0 + LEVEL)) + ndtri(POWER)) * errors,
     }
 
 
-def _adjusted_p_values(
-    signed: Floats, errors: Floats, *, n_prompts: NDArray[np.int64], reference: int
-) -> Floats:
-    """One p-value per policy, adjusted over all but the reference, whose own is 1."""
-    others = np.arange(len(signed)) != reference
-    adjusted = np.ones(len(signed))
-    raw = two_sided_p_value(
-        signed[others], standard_error=errors[others], n_prompts=n_prompts[others]
-    )
-    adjusted[others] = benjamini_hochberg(np.nan_to_num(raw, nan=1.0))  # equal to the reference
-    return adjusted
+def _unanimous(outcomes: Floats, *, reference: int) -> NDArray[np.int64]:
+    """The policies but the reference whose outcomes are all equal, as then are all resamples."""
+    equal = np.nanmax(outcomes, axis=0) - np.nanmin(outcomes, axis=0) <= EVEN
+    equal[reference] = False
+    return np.flatnonzero(equal)
 
 
 def _verdict(own: Mapping[str, float]) -> Verdict:
@@ -370,22 +385,6 @@ def _warnings(policies: Sequence[PolicyAudit]) -> tuple[str, ...]:
         f"{len(policies)} policies, most for {worst.policy} ({worst.sigmoid_win_rate:.3f} and "
         f"{worst.hard_win_rate:.3f}): what is found depends on which one is used, so see both",
     )
-
-
-def _correlation(means: pl.DataFrame, method: Literal["pearson", "spearman"]) -> float | None:
-    value = means.select(pl.corr("score", "elo", method=method)).item()
-    return None if value is None else _known(value)
-
-
-def _pearson_interval(draws: _Draws) -> tuple[float | None, float | None]:
-    """Ends of the interval of the correlation, the policies being the ones there are."""
-    score = draws.mean_scores - draws.mean_scores.mean(axis=1, keepdims=True)
-    elo = draws.ratings - draws.ratings.mean(axis=1, keepdims=True)
-    norm = np.sqrt((score**2).sum(axis=1) * (elo**2).sum(axis=1))
-    if not np.all(norm > 0.0):
-        return None, None
-    low, high = percentile_interval((score * elo).sum(axis=1) / norm, level=LEVEL)
-    return float(low), float(high)
 
 
 def _known(value: float) -> float | None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from charm_rm.audit import LEVEL
 from charm_rm.core.alternatives import probit_offset, solve_resampled_probit_offsets
-from charm_rm.core.elo import draw_elo, elo_standard_error, expected_win_rate
+from charm_rm.core.elo import draw_elo, expected_win_rate
 from charm_rm.core.intervals import percentile_interval, resample_counts, resampled_means
 from charm_rm.core.mismatch import signed_mismatch
 from charm_rm.core.offsets import (
@@ -31,8 +31,7 @@ from charm_rm.core.uncertainty import (
 from charm_rm.core.win_rates import Floats, WinRateKind, hard_win_rate, sigmoid_win_rate, wins
 from charm_rm.data.arena import EloTable, require_ratings
 from charm_rm.data.offsets import Calibration, Offset, OffsetMethod
-from charm_rm.data.scores import require_shared_prompts, score_matrix
-from charm_rm.data.tables import DataError
+from charm_rm.data.scores import require_shared_prompts, require_two_policies, score_matrix
 
 
 @dataclass(frozen=True)
@@ -44,39 +43,43 @@ class PairedMargins:
         margins: Its score minus the reference's, in score points, shape (n_rows,).
         prompts: Which distinct prompt each row belongs to, shape (n_rows,).
         prompt_ids: Its id, length n_rows.
-        ratings: Rating and interval of the policy and of the reference, Elo points, shape (2, 3).
+        elo: Ratings of the policy and of the reference, in Elo points, shape (2,).
+        elo_factor: Their errors, as `charm_rm.core.elo.draw_elo` takes them, shape (2, n_factors).
     """
 
     policy: str
     margins: Floats
     prompts: NDArray[np.int64]
     prompt_ids: tuple[str, ...]
-    ratings: Floats
+    elo: Floats
+    elo_factor: Floats
 
     @property
     def target(self) -> float:
         """Win rate that Elo expects of the policy (Eq. 2).
 
         Example:
-            >>> ratings = np.array([[1216.0, np.nan, np.nan], [1273.0, np.nan, np.nan]])
-            >>> round(PairedMargins("a", np.zeros(1), np.zeros(1, int), ("p",), ratings).target, 4)
+            >>> elo, exact = np.array([1216.0, 1273.0]), np.zeros((2, 1))
+            >>> pair = PairedMargins("a", np.zeros(1), np.zeros(1, int), ("p",), elo, exact)
+            >>> round(pair.target, 4)
             0.4187
         """
-        return float(expected_win_rate(self.ratings[0, 0], self.ratings[1, 0]))
+        return float(expected_win_rate(self.elo[0], self.elo[1]))
 
     @property
     def target_error(self) -> float:
-        """Standard error of the target, the two ratings being independent.
+        """Standard error of the target: what the two ratings err by together leaves it alone.
 
         Example:
-            >>> ratings = np.array([[1216.0, 1211.0, 1221.0], [1273.0, 1270.0, 1276.0]])
-            >>> pair = PairedMargins("a", np.zeros(1), np.zeros(1, int), ("p",), ratings)
+            >>> elo, errors = np.array([1216.0, 1273.0]), np.array([[2.5, 0.0], [0.0, 1.5]])
+            >>> pair = PairedMargins("a", np.zeros(1), np.zeros(1, int), ("p",), elo, errors)
             >>> round(pair.target_error, 4)
-            0.0042
+            0.0041
         """
-        own, other = elo_standard_error(self.ratings[:, 1], self.ratings[:, 2])
         error = expected_win_rate_standard_error(
-            self.ratings[0, 0], self.ratings[1, 0], elo_error=own, opponent_error=other
+            *self.elo,
+            elo_error=np.linalg.norm(self.elo_factor[0] - self.elo_factor[1]),
+            opponent_error=0.0,  # it is in that of the difference
         )
         return float(error)
 
@@ -85,8 +88,8 @@ class PairedMargins:
         """Number of distinct prompts.
 
         Example:
-            >>> prompts, ids = np.array([0, 0, 1]), ("p", "p", "q")
-            >>> PairedMargins("a", np.zeros(3), prompts, ids, np.ones((2, 3))).n_prompts
+            >>> prompts, ids, elo = np.array([0, 0, 1]), ("p", "p", "q"), np.ones(2)
+            >>> PairedMargins("a", np.zeros(3), prompts, ids, elo, np.eye(2)).n_prompts
             2
         """
         return int(self.prompts.max(initial=-1)) + 1
@@ -146,8 +149,6 @@ def calibrate_pair(
         >>> round(calibration.offsets[0].offset, 4)  # 2 points too many, 53 Elo points deserved
         -1.6949
     """
-    if over_valued == reference:
-        raise DataError(f"{reference!r} is both over-valued and reference; name two policies")
     if method not in ("offset", "probit"):
         raise ValueError(f"method must be 'offset' or 'probit', got {method!r}")
     if n_resamples < 2:
@@ -157,7 +158,7 @@ def calibrate_pair(
     offset = _solve_pair(pair, settings, n_resamples=n_resamples, seed=seed)
     return Calibration(
         reward_model=scores["reward_model"][0],
-        elo={"board": elo.board, "date": elo.date},
+        elo=elo.to_json(),
         reference=reference,
         win_rate=win_rate,
         temperature=temperature,
@@ -189,8 +190,8 @@ def pair_policies(
         Margins and ratings, on the prompts that both answered.
 
     Raises:
-        DataError: If a policy is not in the scores or has no Elo, or they share fewer than 30
-            prompts.
+        DataError: If a policy is not in the scores or has no Elo, both are the same, or they
+            share fewer than 30 prompts.
 
     Example:
         >>> from charm_rm.data.arena import read_elo
@@ -205,6 +206,7 @@ def pair_policies(
         >>> pair.n_prompts, round(pair.target, 3)
         (30, 0.287)
     """
+    require_two_policies(over_valued, reference)
     matrix = score_matrix(scores, [over_valued, reference])
     require_ratings(elo, matrix.policies)
     both = np.isfinite(matrix.values).all(axis=1)
@@ -213,7 +215,8 @@ def pair_policies(
         margins=matrix.values[both, 0] - matrix.values[both, 1],
         prompts=np.unique(matrix.prompts[both], return_inverse=True)[1],
         prompt_ids=tuple(np.array(matrix.prompt_ids, dtype=object)[both]),
-        ratings=elo.ratings(matrix.policies),
+        elo=elo.ratings(matrix.policies)[:, 0],
+        elo_factor=elo.error_factor(matrix.policies),
     )
     require_shared_prompts(pair.n_prompts, policy=over_valued, reference=reference)
     return pair
@@ -261,7 +264,7 @@ def describe_offset(
 
     Example:
         >>> margins, prompts, ids = np.linspace(0.0, 4.0, 30), np.arange(30), ("p",) * 30
-        >>> pair = PairedMargins("a", margins, prompts, ids, np.full((2, 3), 1000.0))
+        >>> pair = PairedMargins("a", margins, prompts, ids, np.full(2, 1000.0), np.zeros((2, 1)))
         >>> settings = {"kind": "hard", "temperature": 1.0, "category": None}
         >>> describe_offset(pair, offset=-2.0, ends=(-3.0, -1.0), **settings).hard_win_rate_after
         0.5
@@ -305,8 +308,7 @@ def _bootstrap(
 ) -> tuple[tuple[float, float], tuple[float, float]]:
     """Intervals of the offset and of the mismatch before it: prompts and ratings drawn again."""
     rng = np.random.default_rng(seed)
-    error = elo_standard_error(pair.ratings[:, 1], pair.ratings[:, 2])
-    drawn = draw_elo(pair.ratings[:, 0], error, n_draws=n_resamples, rng=rng)
+    drawn = draw_elo(pair.elo, pair.elo_factor, n_draws=n_resamples, rng=rng)
     targets = expected_win_rate(drawn[:, 0], drawn[:, 1])
     outcomes = wins(pair.margins, kind=settings.kind, temperature=settings.temperature)[:, None]
     offsets, rates, at = [], [], 0

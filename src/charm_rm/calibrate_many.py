@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from charm_rm.audit import LEVEL
 from charm_rm.calibrate import PairedMargins, describe_offset, pair_policies
 from charm_rm.core.categories import CategoryOffsets, solve_category_offsets
-from charm_rm.core.elo import draw_elo, elo_standard_error
+from charm_rm.core.elo import draw_elo
 from charm_rm.core.intervals import percentile_interval, resample_counts
 from charm_rm.core.joint import JointOffsets, solve_joint_offsets
 from charm_rm.core.joint_bootstrap import solve_resampled_joint_hard_offsets
@@ -108,7 +108,7 @@ def calibrate_categories(
     note = f"under {min_prompts} prompts each, so these categories share one offset: {merged}"
     return Calibration(
         reward_model=scores["reward_model"][0],
-        elo={"board": elo.board, "date": elo.date},
+        elo=elo.to_json(),
         reference=reference,
         win_rate=win_rate,
         temperature=temperature,
@@ -124,10 +124,13 @@ def _describe_category(
     """The offset of one category, on the prompts of its group."""
     group = found.group_of[code]
     rows = groups == group
+    known = np.isfinite(found.own_errors)
+    # what is known of a group under min_prompts comes from the spread of so many others
+    n = found.n_prompts[group] if known[group] else known.sum()
     low, high = student_interval(
         found.offsets[group],
         standard_error=found.standard_errors[group],
-        n_prompts=max(2, found.n_prompts[group]),
+        n_prompts=max(2, n),
     )
     return describe_offset(
         replace(pair, margins=pair.margins[rows], prompts=pair.prompts[rows]),
@@ -195,20 +198,22 @@ def calibrate_jointly(
         raise not_found("reference", reference, names=matrix.policies, where="scores")
     others = {name: at for at, name in enumerate(matrix.policies) if name != reference}
     pairs = [pair_policies(scores, elo, over_valued=name, reference=reference) for name in others]
-    ratings = elo.ratings(matrix.policies)
+    ratings, factor = elo.ratings(matrix.policies)[:, 0], elo.error_factor(matrix.policies)
     found = solve_joint_offsets(
         matrix.values,
-        ratings[:, 0],
+        ratings,
         reference=matrix.policies.index(reference),
         kind=win_rate,
         temperature=temperature,
     )
     if win_rate == "hard":
-        low, high = _resample_jointly(
-            matrix, ratings, found=found, n_resamples=n_resamples, seed=seed
-        )
+        if n_resamples < 2:
+            raise ValueError(f"an interval needs at least 2 resamples, got {n_resamples}")
+        rng = np.random.default_rng(seed)
+        drawn = draw_elo(ratings, factor, n_draws=n_resamples, rng=rng)
+        low, high = _resample_jointly(matrix, ratings, found=found, drawn=drawn, rng=rng)
     else:
-        low, high = _joint_interval(matrix, ratings, found=found)
+        low, high = _joint_interval(matrix, ratings, found=found, elo_covariance=factor @ factor.T)
     entries = [
         describe_offset(
             pair,
@@ -222,7 +227,7 @@ def calibrate_jointly(
     ]
     return Calibration(
         reward_model=scores["reward_model"][0],
-        elo={"board": elo.board, "date": elo.date},
+        elo=elo.to_json(),
         reference=reference,
         win_rate=win_rate,
         temperature=temperature,
@@ -246,17 +251,16 @@ def _describe_joint(matrix: ScoreMatrix, found: JointOffsets) -> dict[str, Any]:
 
 
 def _joint_interval(
-    matrix: ScoreMatrix, ratings: Floats, *, found: JointOffsets
+    matrix: ScoreMatrix, ratings: Floats, *, found: JointOffsets, elo_covariance: Floats
 ) -> tuple[Floats, Floats]:
     """Ends of the intervals of joint sigmoid offsets, by the delta method."""
-    elo_errors = elo_standard_error(ratings[:, 1], ratings[:, 2])
     errors = joint_offset_standard_errors(
         matrix.values,
-        ratings[:, 0],
+        ratings,
         offsets=found.offsets,
         reference=found.reference,
         temperature=found.temperature,
-        elo_covariance=np.diag(elo_errors**2),
+        elo_covariance=elo_covariance,
         prompts=matrix.prompts,
     )
     n_prompts = _shared_prompts(matrix, found.reference)
@@ -264,22 +268,22 @@ def _joint_interval(
 
 
 def _resample_jointly(
-    matrix: ScoreMatrix, ratings: Floats, *, found: JointOffsets, n_resamples: int, seed: int
+    matrix: ScoreMatrix,
+    ratings: Floats,
+    *,
+    found: JointOffsets,
+    drawn: Floats,
+    rng: np.random.Generator,
 ) -> tuple[Floats, Floats]:
-    """Ends of the intervals of joint hard offsets: prompts and ratings drawn again."""
-    if n_resamples < 2:
-        raise ValueError(f"an interval needs at least 2 resamples, got {n_resamples}")
-    rng = np.random.default_rng(seed)
-    error = elo_standard_error(ratings[:, 1], ratings[:, 2])
-    drawn = draw_elo(ratings[:, 0], error, n_draws=n_resamples, rng=rng)
+    """Ends of the intervals of joint hard offsets: each drawn set of ratings, and prompts."""
     blocks, at = [], 0
-    for block in resample_counts(int(matrix.prompts.max()) + 1, n_resamples=n_resamples, rng=rng):
+    for block in resample_counts(int(matrix.prompts.max()) + 1, n_resamples=len(drawn), rng=rng):
         blocks.append(
             solve_resampled_joint_hard_offsets(
                 matrix.values,
                 block[:, matrix.prompts],
                 elo=drawn[at : at + len(block)],
-                elo_centre=ratings[:, 0],
+                elo_centre=ratings,
                 offsets=found.offsets,
                 reference=found.reference,
             )

@@ -16,7 +16,7 @@ from charm_rm.audit import Audit, audit_scores
 from charm_rm.core.alternatives import remove_length_trend, standardize_scores
 from charm_rm.core.win_rates import Floats, WinRateKind
 from charm_rm.data.arena import EloTable
-from charm_rm.data.scores import ScoreMatrix, score_matrix
+from charm_rm.data.scores import ScoreMatrix, require_two_policies, score_matrix
 from charm_rm.data.tables import DataError, not_found
 
 ScoreMethod = Literal["z-score", "length"]
@@ -123,8 +123,8 @@ def calibrate_scores(
         The scores and both audits.
 
     Raises:
-        DataError: If the scores can't be audited, a policy is unknown or has no spread, or the
-            length of a response is not known.
+        DataError: If the scores can't be audited, a policy is unknown or has no spread, both are
+            the same, or the length of a response is not known.
         ValueError: If a setting is invalid.
 
     Example:
@@ -148,6 +148,7 @@ def calibrate_scores(
     """
     if method not in get_args(ScoreMethod):
         raise ValueError(f"method must be one of {', '.join(SUFFIXES)}, got {method!r}")
+    require_two_policies(over_valued, reference)
     matrix = score_matrix(scores)
     if over_valued not in matrix.policies:
         raise not_found("policy", over_valued, names=matrix.policies, where="scores")
@@ -155,7 +156,8 @@ def calibrate_scores(
         lengths = length_matrix(scores, matrix, responses=responses)
         values = remove_length_trend(matrix.values, lengths)
     else:
-        values = _standardize(matrix)
+        require_spread(matrix)
+        values = standardize_scores(matrix.values)
     frame = _put_back(scores, matrix, values=values, suffix=SUFFIXES[method])
     settings: dict[str, Any] = {
         "reference": reference,
@@ -169,7 +171,7 @@ def calibrate_scores(
         frame=frame,
         method=method,
         reward_model=after.reward_model,
-        elo={"board": elo.board, "date": elo.date},
+        elo=elo.to_json(),
         over_valued=over_valued,
         reference=reference,
         win_rate=win_rate,
@@ -236,14 +238,25 @@ def length_matrix(
     return score_matrix(lengths, matrix.policies).values
 
 
-def _standardize(matrix: ScoreMatrix) -> Floats:
+def require_spread(matrix: ScoreMatrix) -> None:
+    """Scores of each policy that are not all equal, as z-scores need them.
+
+    Args:
+        matrix: The scores.
+
+    Raises:
+        DataError: If all scores of a policy are equal.
+
+    Example:
+        >>> rows = {"prompt_id": ["p", "q"], "policy": ["a"] * 2, "sample": [0, 0]}
+        >>> require_spread(score_matrix(pl.DataFrame(rows | {"score": [1.0, 2.0]})))
+    """
     flat = np.nanmin(matrix.values, axis=0) == np.nanmax(matrix.values, axis=0)
     if flat.any():
         policy = matrix.policies[int(np.argmax(flat))]
         raise DataError(
             f"scores: all of {policy!r} are equal, so they have no z-scores; leave it out"
         )
-    return standardize_scores(matrix.values)
 
 
 def _put_back(

@@ -12,17 +12,14 @@ import numpy as np
 import polars as pl
 
 from charm_rm.audit import Audit, audit_scores
-from charm_rm.core.elo import expected_win_rate
-from charm_rm.core.mismatch import signed_mismatch
+from charm_rm.calibrate import PairedMargins, describe_offset, pair_policies
 from charm_rm.core.offsets import reach_win_rate
-from charm_rm.core.win_rates import Floats, WinRateKind, hard_wins, wins
+from charm_rm.core.significance import student_interval
+from charm_rm.core.uncertainty import offset_standard_error
+from charm_rm.core.win_rates import WinRateKind, hard_wins
 from charm_rm.data.arena import EloTable, require_ratings
-from charm_rm.data.scores import (
-    MIN_PROMPTS,
-    prompt_categories,
-    require_shared_prompts,
-    score_matrix,
-)
+from charm_rm.data.offsets import Offset
+from charm_rm.data.scores import MIN_PROMPTS, prompt_categories
 from charm_rm.data.tables import DataError, not_found
 
 MERGED = "(merged)"  # the categories that have too few prompts by themselves
@@ -75,8 +72,13 @@ class EloChange:
         win_rate: Of the chosen kind; no rating enters it.
         expected: Expected win rate by each table.
         signed_mismatch: Eq. 5 by each table.
+        mismatch_low: Lower end of its 95% interval by each table, delta method.
+        mismatch_high: Upper end.
         offset: Score points that each table asks for (Eq. 4).
-        n_changed: Prompts on which the calibrated chosen side differs between the two.
+        offset_low: Lower end of its 95% interval by each table, delta method.
+        offset_high: Upper end.
+        n_changed: Prompts on which the calibrated chosen side, of any sample, differs between the
+            two.
     """
 
     policy: str
@@ -84,7 +86,11 @@ class EloChange:
     win_rate: float
     expected: tuple[float, float]
     signed_mismatch: tuple[float, float]
+    mismatch_low: tuple[float, float]
+    mismatch_high: tuple[float, float]
     offset: tuple[float, float]
+    offset_low: tuple[float, float]
+    offset_high: tuple[float, float]
     n_changed: int
 
 
@@ -94,7 +100,7 @@ class EloChanges:
 
     Attributes:
         reference: The opponent of all.
-        tables: Name, board and date of both tables.
+        tables: Name, board and date of both tables, and how their ratings' errors were taken.
         win_rate_kind: Which win rate.
         policies: One entry per policy but the reference, by the change of its mismatch.
     """
@@ -152,26 +158,35 @@ def audit_categories(
         ['a', 'b']
     """
     prompt_categories(scores)
-    per_policy = scores.group_by("category", "policy").agg(pl.col("prompt_id").n_unique())
-    least = per_policy.group_by("category").agg(pl.col("prompt_id").min(), pl.len())
+    chosen = audit_scores(scores, elo, reference=reference, n_resamples=2).reference
+    parts = scores.sort("category", maintain_order=True).partition_by("category")
+    groups = {part["category"][0]: part for part in parts}
+    if MERGED in groups:
+        raise DataError(f"scores: {MERGED!r} is the name of small categories; rename yours")
     n_policies = scores["policy"].n_unique()
-    enough = (pl.col("prompt_id") >= MIN_PROMPTS) & (pl.col("len") == n_policies)
-    large = least.filter(enough)["category"].to_list()
-    small = sorted(set(scores["category"]) - set(large))
+    shared = {
+        name: _least_shared(part, chosen, n_policies=n_policies) for name, part in groups.items()
+    }
+    small = tuple(name for name, n in shared.items() if n < MIN_PROMPTS)
     rest = scores.filter(pl.col("category").is_in(small))
-    groups = {name: scores.filter(pl.col("category") == name) for name in sorted(large)}
-    per_rest = rest.group_by("policy").agg(pl.col("prompt_id").n_unique())["prompt_id"]
-    mergeable = len(per_rest) == n_policies and min(per_rest) >= MIN_PROMPTS
+    mergeable = _least_shared(rest, chosen, n_policies=n_policies) >= MIN_PROMPTS
+    groups = {name: part for name, part in groups.items() if name not in small}
     if mergeable:
         groups[MERGED] = rest
-    if not groups:
-        raise DataError(f"scores: no category has {MIN_PROMPTS} prompts of every policy")
-    chosen = reference or audit_scores(scores, elo, n_resamples=2).reference
     audits = {
         name: audit_scores(part, elo, reference=chosen, **settings) for name, part in groups.items()
     }
-    kept, dropped = (tuple(small), ()) if mergeable else ((), tuple(small))
+    kept, dropped = (small, ()) if mergeable else ((), small)
     return CategoryAudits(audits=audits, merged=kept, left_out=dropped)
+
+
+def _least_shared(scores: pl.DataFrame, reference: str, *, n_policies: int) -> int:
+    """Prompts shared with the reference by the policy that shares the fewest of them."""
+    key = ["prompt_id", "sample"]
+    met = scores.filter(pl.col("policy") == reference).select(key)
+    shared = scores.join(met, on=key, how="semi").group_by("policy")
+    counts = shared.agg(pl.col("prompt_id").n_unique())["prompt_id"].to_list()
+    return min(counts) if len(counts) == n_policies else 0
 
 
 def compare_elo(
@@ -212,26 +227,22 @@ def compare_elo(
         >>> [round(x, 4) for x in changes.policies[0].expected]  # the two rows of Table 9
         [0.4187, 0.4455]
     """
-    matrix = score_matrix(scores)
+    policies = sorted(set(scores["policy"]))
     for table in tables:
-        require_ratings(table, matrix.policies)
-    if reference not in matrix.policies:
-        raise not_found("reference", reference, names=matrix.policies, where="scores")
-    at = matrix.policies.index(reference)
-    ratings = [table.ratings(matrix.policies)[:, 0] for table in tables]
+        require_ratings(table, policies)
+    if reference not in policies:
+        raise not_found("reference", reference, names=policies, where="scores")
     found = []
-    for column, policy in enumerate(matrix.policies):
+    for policy in policies:
         if policy == reference:
             continue
-        margins = matrix.values[:, column] - matrix.values[:, at]
-        known = np.isfinite(margins)
-        n_prompts = len(np.unique(matrix.prompts[known]))
-        require_shared_prompts(n_prompts, policy=policy, reference=reference)
-        targets = [float(expected_win_rate(elo[column], elo[at])) for elo in ratings]
-        change = _describe_change(margins[known], targets, kind=win_rate, temperature=temperature)
-        found.append(EloChange(policy=policy, n_prompts=n_prompts, **change))
+        pairs = [
+            pair_policies(scores, table, over_valued=policy, reference=reference)
+            for table in tables
+        ]
+        found.append(_describe_change(pairs, kind=win_rate, temperature=temperature))
     found.sort(key=lambda entry: -abs(np.subtract(*entry.signed_mismatch)))
-    names = [{"name": t.name, "board": t.board, "date": t.date} for t in tables]
+    names = [{"name": table.name, **table.to_json()} for table in tables]
     return EloChanges(
         reference=reference,
         tables=(names[0], names[1]),
@@ -241,18 +252,34 @@ def compare_elo(
 
 
 def _describe_change(
-    margins: Floats, targets: list[float], *, kind: WinRateKind, temperature: float
-) -> dict[str, Any]:
-    """The fields of an `EloChange` that margins and both targets decide."""
-    rate = float(wins(margins, kind=kind, temperature=temperature).mean())
-    offsets = [
-        reach_win_rate(margins, target, kind=kind, temperature=temperature) for target in targets
-    ]
-    sides = [hard_wins(margins + offset) for offset in offsets]
-    return {
-        "win_rate": rate,
-        "expected": tuple(targets),
-        "signed_mismatch": tuple(float(signed_mismatch(rate, target)) for target in targets),
-        "offset": tuple(offsets),
-        "n_changed": int((sides[0] != sides[1]).sum()),
-    }
+    pairs: list[PairedMargins], *, kind: WinRateKind, temperature: float
+) -> EloChange:
+    """The same margins by the ratings of two tables."""
+    first, second = (_describe(pair, kind=kind, temperature=temperature) for pair in pairs)
+    margins = pairs[0].margins
+    sides = [hard_wins(margins + entry.offset) for entry in (first, second)]
+    return EloChange(
+        policy=first.policy,
+        n_prompts=first.n_prompts,
+        win_rate=first.hard_win_rate_before if kind == "hard" else first.win_rate_before,
+        expected=(first.expected_win_rate, second.expected_win_rate),
+        signed_mismatch=(first.mismatch_before, second.mismatch_before),
+        mismatch_low=(first.mismatch_before_low, second.mismatch_before_low),
+        mismatch_high=(first.mismatch_before_high, second.mismatch_before_high),
+        offset=(first.offset, second.offset),
+        offset_low=(first.offset_low, second.offset_low),
+        offset_high=(first.offset_high, second.offset_high),
+        n_changed=len(np.unique(pairs[0].prompts[sides[0] != sides[1]])),
+    )
+
+
+def _describe(pair: PairedMargins, *, kind: WinRateKind, temperature: float) -> Offset:
+    """The offset that one table asks for, with its interval by the delta method."""
+    settings: dict[str, Any] = {"kind": kind, "temperature": temperature}
+    offset = reach_win_rate(pair.margins, pair.target, **settings)
+    error = offset_standard_error(
+        pair.margins, pair.target, target_error=pair.target_error, prompts=pair.prompts, **settings
+    )
+    low, high = student_interval(offset, standard_error=error, n_prompts=pair.n_prompts)
+    ends = float(low), float(high)
+    return describe_offset(pair, offset=offset, ends=ends, category=None, **settings)

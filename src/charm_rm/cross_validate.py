@@ -15,20 +15,21 @@ import polars as pl
 from numpy.typing import NDArray
 
 from charm_rm.audit import LEVEL
-from charm_rm.calibrate_scores import length_matrix
+from charm_rm.calibrate_scores import length_matrix, require_spread
 from charm_rm.core.alternatives import probit_offset, remove_length_trend, standardize_scores
 from charm_rm.core.categories import solve_category_offsets
-from charm_rm.core.elo import expected_win_rate
+from charm_rm.core.elo import draw_elo, expected_win_rate
 from charm_rm.core.intervals import percentile_interval, resample_counts, resampled_means
 from charm_rm.core.joint import solve_joint_offsets
 from charm_rm.core.mismatch import signed_mismatch
 from charm_rm.core.offsets import reach_win_rate
 from charm_rm.core.temperature import fit_temperature
 from charm_rm.core.win_rates import Floats, WinRateKind, win_rate_matrix, wins
-from charm_rm.data.arena import EloTable, require_ratings
+from charm_rm.data.arena import EloErrors, EloTable, require_ratings
 from charm_rm.data.scores import (
     prompt_categories,
-    require_shared_prompts,
+    require_comparable,
+    require_two_policies,
     score_matrix,
 )
 from charm_rm.data.tables import not_found
@@ -45,7 +46,7 @@ class HeldOut:
         method: Name of the method.
         win_rate: Kind of win rate that was fitted and measured.
         signed_mismatch: Of the over-valued policy against the reference, all held-out prompts.
-        mismatch_low: Lower end of its 95% interval over prompts, the fits held.
+        mismatch_low: Lower end of its 95% interval: prompts and ratings drawn again, the fits held.
         mismatch_high: Upper end.
         category_mismatch: Mean Mismatch Degree over categories, weighted by their prompts; None
             without categories.
@@ -70,6 +71,7 @@ class CrossValidation:
 
     over_valued: str
     reference: str
+    elo_errors: EloErrors
     n_folds: int
     n_prompts: int
     temperature: float
@@ -80,7 +82,7 @@ class CrossValidation:
         """The table as the document that ``charm calibrate --cross-validate --json`` prints.
 
         Example:
-            >>> CrossValidation("a", "b", 5, 403, 1.0, 0, ()).to_json()["n_folds"]
+            >>> CrossValidation("a", "b", "none", 5, 403, 1.0, 0, ()).to_json()["n_folds"]
             5
         """
         return asdict(self)
@@ -94,6 +96,7 @@ class _Task:
         values: Score points, shape (n_rows, n_policies).
         prompts: Prompt of each row, shape (n_rows,).
         elo: Elo points, shape (n_policies,).
+        elo_factor: Their errors, as `charm_rm.core.elo.draw_elo` takes them.
         over_valued: Column of the over-valued policy.
         reference: Column of the reference.
         categories: Code of each row, shape (n_rows,); None without categories.
@@ -106,6 +109,7 @@ class _Task:
     values: Floats
     prompts: NDArray[np.int64]
     elo: Floats
+    elo_factor: Floats
     over_valued: int
     reference: int
     categories: NDArray[np.int64] | None
@@ -144,10 +148,9 @@ def cross_validate(
     """Held-out mismatch of each way to calibrate, for sigmoid and hard win rates.
 
     Methods: none; one offset (Eq. 4), and its closed form for normal margins; an offset per
-    category, plain and shrunk, where there are categories; joint offsets (A.6); z-scores; scores
-    less their trend in response length, where lengths are known; and, where there are labels,
-    scores over the temperature that fits them, alone and with one offset (for the sigmoid only:
-    no temperature moves a hard win rate).
+    category, plain and shrunk; joint offsets (A.6); z-scores; scores less their trend in response
+    length; and scores over the temperature that fits labels, alone and with one offset (for the
+    sigmoid only: no temperature moves a hard win rate). Each where the data have what it needs.
 
     Args:
         scores: As `charm_rm.data.scores.read_scores` returns them.
@@ -166,8 +169,8 @@ def cross_validate(
         One row per method and kind of win rate.
 
     Raises:
-        DataError: If a policy is unknown or has no Elo, the two share fewer than 30 prompts, the
-            labels are of fewer than 30 scored prompts, or a response is missing.
+        DataError: If the two are the same, a policy is unknown, unrated, without spread or on fewer
+            than 30 prompts with the reference, as are the labels, or a response is missing.
         ValueError: If there are fewer than two folds, fewer prompts than folds, or the labels of
             some folds fit no temperature.
 
@@ -188,37 +191,37 @@ def cross_validate(
         >>> [row.method for row in found.rows[:3]]
         ['none', 'one offset', 'one offset, probit']
     """
+    require_two_policies(over_valued, reference)
     matrix = score_matrix(scores)
     require_ratings(elo, matrix.policies)
-    for policy in (over_valued, reference):
-        if policy not in matrix.policies:
-            raise not_found("policy", policy, names=matrix.policies, where="scores")
+    if over_valued not in matrix.policies:
+        raise not_found("policy", over_valued, names=matrix.policies, where="scores")
+    require_comparable(matrix, reference)
+    require_spread(matrix)
     n_prompts = int(matrix.prompts.max()) + 1
     if not 2 <= n_folds <= n_prompts:
         raise ValueError(f"folds must be 2 to {n_prompts}, the number of prompts; got {n_folds}")
-    lengths = None
-    if responses is not None or "n_tokens" in scores.columns:
-        lengths = length_matrix(scores, matrix, responses=responses)
+    measured = responses is not None or "n_tokens" in scores.columns
     task = _Task(
         values=matrix.values,
         prompts=matrix.prompts,
         elo=elo.ratings(matrix.policies)[:, 0],
+        elo_factor=elo.error_factor(matrix.policies),
         over_valued=matrix.policies.index(over_valued),
         reference=matrix.policies.index(reference),
         categories=_category_codes(scores, matrix.prompt_ids),
-        lengths=lengths,
+        lengths=length_matrix(scores, matrix, responses=responses) if measured else None,
         labels=None if labels is None else place_labels(matrix, labels),
         kind="sigmoid",
         temperature=temperature,
     )
-    shared = len(np.unique(matrix.prompts[np.isfinite(task.margins)]))
-    require_shared_prompts(shared, policy=over_valued, reference=reference)
     folds = (np.random.default_rng(seed).permutation(n_prompts) % n_folds)[matrix.prompts]
     return CrossValidation(
         over_valued=over_valued,
         reference=reference,
+        elo_errors=elo.errors,
         n_folds=n_folds,
-        n_prompts=shared,
+        n_prompts=len(np.unique(matrix.prompts[np.isfinite(task.margins)])),
         temperature=temperature,
         seed=seed,
         rows=tuple(_measure_all(task, folds, seed=seed)),
@@ -263,20 +266,17 @@ def _none(task: _Task, _fit: NDArray[np.bool_]) -> Floats:
     return task.values
 
 
-def _one_offset(task: _Task, fit: NDArray[np.bool_]) -> Floats:
+def _one_offset(
+    task: _Task, fit: NDArray[np.bool_], *, solve: Callable[..., float] = reach_win_rate
+) -> Floats:
     margins = task.margins[fit]
-    offset = reach_win_rate(
-        margins[np.isfinite(margins)], task.target, kind=task.kind, temperature=task.temperature
+    margins = margins[np.isfinite(margins)]
+    return _move_policy(
+        task, solve(margins, task.target, kind=task.kind, temperature=task.temperature)
     )
-    return _move_policy(task, offset)
 
 
-def _probit(task: _Task, fit: NDArray[np.bool_]) -> Floats:
-    margins = task.margins[fit]
-    offset = probit_offset(
-        margins[np.isfinite(margins)], task.target, kind=task.kind, temperature=task.temperature
-    )
-    return _move_policy(task, offset)
+_probit = partial(_one_offset, solve=probit_offset)
 
 
 def _by_category(task: _Task, fit: NDArray[np.bool_], *, shrink: bool = False) -> Floats:
@@ -329,9 +329,8 @@ def _temperature(task: _Task, fit: NDArray[np.bool_]) -> Floats:
         raise ValueError("there are no labels")
     used = fit[task.labels.rows]
     margins, outcomes = task.labels.margins(task.values)[used], task.labels.outcomes[used]
-    return np.asarray(
-        task.values * (task.temperature / fit_temperature(margins, outcomes=outcomes))
-    )
+    fitted = fit_temperature(margins, outcomes=outcomes)
+    return np.asarray(task.values * (task.temperature / fitted))
 
 
 def _temperature_and_offset(task: _Task, fit: NDArray[np.bool_]) -> Floats:
@@ -364,7 +363,7 @@ def _measure(task: _Task, *, method: str, seed: int) -> HeldOut:
         mismatch_low=low,
         mismatch_high=high,
         category_mismatch=_by_categories(outcomes, task),
-        others_mismatch=float(np.nanmean(np.abs(against[others]))) if others else None,
+        others_mismatch=float(np.abs(against[others]).mean()) if others else None,
         matrix_rmse=float(np.sqrt(np.mean((rates - expected)[pairs] ** 2))),
     )
 
@@ -373,7 +372,10 @@ def _interval(outcomes: Floats, task: _Task, *, seed: int) -> tuple[float, float
     rng = np.random.default_rng(seed)
     blocks = resample_counts(int(task.prompts.max()) + 1, n_resamples=N_RESAMPLES, rng=rng)
     rates = [resampled_means(outcomes[:, None], counts[:, task.prompts]) for counts in blocks]
-    mismatch = signed_mismatch(np.concatenate(rates)[:, 0], task.target)
+    stream = np.random.default_rng([seed, 1])  # as an audit draws them
+    drawn = draw_elo(task.elo, task.elo_factor, n_draws=N_RESAMPLES, rng=stream).T
+    targets = expected_win_rate(drawn[task.over_valued], drawn[task.reference])
+    mismatch = signed_mismatch(np.concatenate(rates)[:, 0], targets)
     n_prompts = len(np.unique(task.prompts[np.isfinite(outcomes)]))
     low, high = percentile_interval(mismatch, n_prompts=n_prompts, level=LEVEL)
     return float(low), float(high)

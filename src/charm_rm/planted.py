@@ -63,6 +63,7 @@ class Scenario:
         missing: Share of responses that are missing, up to 0.5; the harder the prompt the more.
         n_samples: Equal samples of each response, as greedy decoding gives them.
         elo_error: Standard error of each published rating, in Elo points.
+        elo_correlation: Of the errors of every two ratings; the table has their covariance then.
         win_rate: Which win rate is audited and calibrated.
     """
 
@@ -76,6 +77,7 @@ class Scenario:
     missing: float = 0.0
     n_samples: int = 1
     elo_error: float = 0.0
+    elo_correlation: float = 0.0
     win_rate: WinRateKind = "sigmoid"
 
     @property
@@ -103,8 +105,10 @@ SCENARIOS = (
     Scenario("hard win rate", win_rate="hard"),
     Scenario("equal samples", n_samples=3),
     Scenario("uncertain Elo", elo_error=15.0),
+    Scenario("Elo uncertain together", elo_error=40.0, elo_correlation=0.9),
     Scenario("fewest prompts", n_prompts=30),
     Scenario("fewest prompts, nothing", n_prompts=30, strata=(Stratum("any", 1.0, 0.0),)),
+    Scenario("nothing, hard", n_prompts=30, strata=(Stratum("any", 1.0, 0.0),), win_rate="hard"),
     Scenario(
         "all at once",
         n_prompts=400,
@@ -220,11 +224,17 @@ def plant_elo(scenario: Scenario, *, rng: np.random.Generator) -> EloTable:
     """
     rates = np.array([_deserved_rate(scenario, quality) for quality in QUALITIES.values()])
     true = ANCHOR + ELO_SCALE * np.log10(rates / (1.0 - rates))
-    published = true + scenario.elo_error * rng.standard_normal(true.size)
+    common = np.sqrt(scenario.elo_correlation)
+    factor = scenario.elo_error * np.sqrt(1.0 - common**2) * np.eye(true.size)
+    if common > 0.0:
+        factor = np.column_stack([factor, np.full(true.size, scenario.elo_error * common)])
+    published = true + factor @ rng.standard_normal(factor.shape[1])
     columns = {"model": list(QUALITIES), "elo": published}
     if scenario.elo_error > 0.0:
         half = NORMAL_95 * scenario.elo_error
         columns |= {"elo_low": published - half, "elo_high": published + half}
+    if common > 0.0:
+        columns |= {f"elo_error_{at}": errors for at, errors in enumerate(factor.T)}
     return elo_table(pl.DataFrame(columns), name=scenario.name)
 
 

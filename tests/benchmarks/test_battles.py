@@ -106,7 +106,7 @@ def test_the_document_is_json_and_holds_what_a_chart_needs() -> None:
     assert {"win_rate", "mismatch_degree", "mismatch_low", "mismatch_high"} <= battle[
         "after"
     ].keys()
-    assert document["elo"] == {"board": ELO.board, "date": ELO.date}
+    assert document["elo"] == ELO.to_json()
     assert document["battlefields"][0]["summaries"]["all"]["change"] == 0.0
 
 

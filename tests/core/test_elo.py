@@ -4,8 +4,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
-from charm_rm.core.elo import draw_elo, elo_standard_error, expected_win_rate
+from charm_rm.core.elo import (
+    covariance_factor,
+    draw_elo,
+    elo_standard_error,
+    expected_win_rate,
+)
+from charm_rm.core.win_rates import Floats
 
 ratings = st.floats(500, 2000)
 
@@ -56,3 +63,44 @@ def test_drawn_ratings_have_the_given_mean_and_spread() -> None:
     assert np.all(drawn[:, 0] == 1000.0)
     assert drawn[:, 1].mean() == pytest.approx(1200.0, abs=0.3)
     assert drawn[:, 1].std() == pytest.approx(5.0, rel=0.05)
+
+
+@given(arrays(np.float64, (4, 3), elements=st.floats(-50, 50)), st.permutations(range(4)))
+def test_a_factor_gives_the_covariance_back_and_its_rows_stand_for_themselves(
+    errors: Floats, order: list[int]
+) -> None:
+    covariance = errors @ errors.T
+    factor = covariance_factor(covariance)
+    assert factor.shape[1] <= 3
+    kept = order[:2]
+    assert factor[kept] @ factor[kept].T == pytest.approx(covariance[np.ix_(kept, kept)], abs=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("covariance", "message"),
+    [
+        ([[1.0, 2.0], [2.0, 1.0]], "no negative eigenvalue, got -1"),
+        ([[1.0, 0.5], [0.0, 1.0]], "finite and symmetric"),
+        ([[np.nan, 0.0], [0.0, 1.0]], "finite and symmetric"),
+    ],
+)
+def test_what_is_no_covariance_is_refused(covariance: list[list[float]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        covariance_factor(covariance)
+
+
+def test_ratings_that_err_together_are_drawn_together() -> None:
+    # standard errors 5 and 6, correlation 0.9: their difference errs by sqrt(25 + 36 - 54) only
+    covariance = np.array([[25.0, 27.0], [27.0, 36.0]])
+    factor = covariance_factor(covariance)
+    drawn = draw_elo([1000.0, 1200.0], factor, n_draws=20_000, rng=np.random.default_rng(0))
+    assert drawn.mean(axis=0) == pytest.approx([1000, 1200], abs=0.2)
+    assert np.cov(drawn.T) == pytest.approx(covariance, rel=0.03)
+    assert np.diff(drawn).std() == pytest.approx(np.sqrt(7.0), rel=0.02)
+
+
+def test_independent_errors_are_a_diagonal_factor() -> None:
+    settings = {"n_draws": 3}
+    first = draw_elo([1.0, 2.0], [3.0, 4.0], rng=np.random.default_rng(0), **settings)
+    again = draw_elo([1.0, 2.0], np.diag([3.0, 4.0]), rng=np.random.default_rng(0), **settings)
+    assert np.array_equal(first, again)

@@ -274,6 +274,36 @@ def test_moving_one_policy_does_not_better_a_hard_fit(missing: float) -> None:
             assert loss(tried) >= joint.rmse - 2e-5
 
 
+@pytest.mark.parametrize("grid", [0.3, 1.0])
+def test_scores_on_a_grid_stop_on_ties_where_no_gap_is_as_good(grid: float) -> None:
+    """Every step of every policy along the grid and half of it is tried by hand."""
+    rng = np.random.default_rng(2)
+    scores = grid * np.round(rng.normal([0.0, 1.0, 0.5, -0.5], 1.5, (120, 4)))
+    scores[rng.random(scores.shape) < 0.1] = np.nan
+    elo = [1200.0, 1230.0, 1180.0, 1100.0]
+    joint = solve_joint_offsets(scores, elo, reference=0, kind="hard")
+
+    def squared(offsets: Floats) -> float:
+        return float(((win_rate_matrix(scores + offsets, kind="hard") - joint.expected) ** 2).sum())
+
+    least = squared(joint.offsets)
+    assert least == pytest.approx(12 * joint.rmse**2)
+    moves = [grid * step / 2 * np.eye(4)[at] for at in range(4) for step in range(-6, 7)]
+    assert min(squared(joint.offsets + move) for move in moves) >= least - 1e-9
+    moved = (scores + joint.offsets) / grid
+    assert any((np.abs(moved[:, at] - moved[:, 3]) < 1e-9).any() for at in range(3))  # ties
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_two_policies_on_a_grid_come_as_near_as_their_pair(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    scores = np.round(rng.normal([0.5, 0.0], 1.2, (60, 2)))
+    joint = solve_joint_offsets(scores, [1030.0 + 40 * seed, 1100.0], reference=1, kind="hard")
+    margins, target = scores[:, 0] - scores[:, 1], float(joint.expected[0, 1])
+    near = abs(hard_win_rate(margins + solve_hard_offset(margins, target)) - target)
+    assert abs(hard_win_rate(margins + joint.offsets[0]) - target) == pytest.approx(near)
+
+
 def test_hard_offsets_ignore_the_temperature_and_stretch_with_the_scores() -> None:
     scores, elo = draw_scores(10)
     one = solve_joint_offsets(scores, elo, reference=0, kind="hard")

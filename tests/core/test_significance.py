@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy.stats import false_discovery_control, norm
+from scipy.stats import binomtest, false_discovery_control, norm
+from scipy.stats import t as student
 
 from charm_rm.core.significance import (
     benjamini_hochberg,
@@ -13,6 +14,8 @@ from charm_rm.core.significance import (
     detectable_mismatch,
     student_interval,
     two_sided_p_value,
+    unanimous_interval,
+    win_rate_p_value,
 )
 from charm_rm.core.win_rates import Floats
 
@@ -42,6 +45,48 @@ def test_an_exact_estimate_is_certain_and_an_exact_zero_untested() -> None:
     found = two_sided_p_value([0.1, 0.0], standard_error=0.0)
     assert found[0] == 0.0
     assert np.isnan(found[1])
+
+
+def test_of_decided_outcomes_it_is_the_score_test() -> None:
+    wins, n, expected = np.arange(31), 30, 0.7
+    rate = wins / n
+    found = win_rate_p_value(
+        rate, expected, win_rate_error=np.sqrt(rate * (1 - rate) / n), n_prompts=n
+    )
+    score = (rate - expected) / np.sqrt(expected * (1 - expected) / n)
+    assert found == pytest.approx(2 * student.sf(np.abs(score), n - 1))
+
+
+@pytest.mark.parametrize("expected", [0.04, 0.2, 0.5, 0.9])
+@pytest.mark.parametrize("n", [30, 120])
+def test_a_rate_near_an_end_is_seldom_called_wrong_where_it_is_right(
+    expected: float, n: int
+) -> None:
+    rng = np.random.default_rng(0)
+    hard = (rng.random((20_000, n)) < expected).astype(np.float64)
+    rates, errors = hard.mean(axis=1), hard.std(axis=1, ddof=1) / np.sqrt(n)
+    found = win_rate_p_value(rates, expected, win_rate_error=errors, n_prompts=n)
+    assert np.mean(found <= 0.05) <= 0.06
+    plain = two_sided_p_value(rates - expected, standard_error=errors, n_prompts=n)
+    if expected == 0.04 and n == 30:
+        assert np.mean(np.nan_to_num(plain) <= 0.05) > 0.25
+
+
+def test_an_error_of_the_expected_rate_makes_a_mismatch_less_sure() -> None:
+    settings = {"win_rate_error": 0.05, "n_prompts": 100}
+    exact = win_rate_p_value(0.6, 0.45, **settings)
+    alike = win_rate_p_value(0.6, 0.45, expected_error=0.05, **settings)
+    assert exact < alike < 4 * two_sided_p_value(0.15, standard_error=np.hypot(0.05, 0.05))
+
+
+@pytest.mark.parametrize("rate", [0.0, 1e-30, 0.5, 1.0])
+def test_outcomes_that_are_all_equal_count_as_a_coins(rate: float) -> None:
+    """However sure they look: ties alone, or the sigmoid of margins of -70."""
+    coin = np.sqrt(0.2 * 0.8 / 30)
+    exact = two_sided_p_value(rate - 0.2, standard_error=coin, n_prompts=30)
+    found = win_rate_p_value(rate, 0.2, win_rate_error=1e-17 * rate, n_prompts=30)
+    assert found == pytest.approx(float(exact))
+    assert win_rate_p_value(0.5, 0.5, win_rate_error=0.0, n_prompts=30) == 1.0
 
 
 def test_a_correlation_near_1_has_a_skewed_interval_inside_1() -> None:
@@ -113,6 +158,10 @@ def test_bad_arguments_are_refused() -> None:
         correlation_interval(1.0, standard_error=0.1)
     with pytest.raises(ValueError, match="negative"):
         two_sided_p_value(0.0, standard_error=-1.0)
+    with pytest.raises(ValueError, match="standard error is negative"):
+        win_rate_p_value(0.5, 0.5, win_rate_error=-1.0, n_prompts=30)
+    with pytest.raises(ValueError, match="strictly between 0 and 1"):
+        win_rate_p_value(0.5, 1.0, win_rate_error=0.1, n_prompts=30)
     with pytest.raises(ValueError, match="between 0 and 1"):
         benjamini_hochberg([0.5, 1.5])
     with pytest.raises(ValueError, match="power must lie"):
@@ -121,3 +170,18 @@ def test_bad_arguments_are_refused() -> None:
         detectable_mismatch(10, outcome_sd=0.4, expected=0.0)
     with pytest.raises(ValueError, match="at least one prompt"):
         detectable_mismatch(0, outcome_sd=0.4, expected=0.5)
+
+
+def test_the_interval_of_wins_alone_is_the_exact_binomial_one() -> None:
+    for n in (1, 30, 805):
+        low, high = unanimous_interval([1.0, 0.0], n_prompts=n)
+        exact = binomtest(n, n).proportion_ci(method="exact")
+        assert low[0] == pytest.approx(exact.low)
+        assert high[1] == pytest.approx(1.0 - exact.low)
+        assert (high[0], low[1]) == (1.0, 0.0)
+
+
+def test_the_interval_of_ties_alone_has_room_on_both_sides() -> None:
+    low, high = unanimous_interval(0.5, n_prompts=40)
+    assert 0.5 - low == pytest.approx(high - 0.5)
+    assert float(low) == pytest.approx(0.5 * 0.025 ** (1 / 40))

@@ -28,6 +28,20 @@ def test_a_tie_is_half_a_hard_win() -> None:
     assert hard_win_rate(np.array([1.0, 0.0, -1.0, -2.0])) == 0.375
 
 
+def test_one_score_far_off_makes_no_ties_of_the_others() -> None:
+    values = np.linspace(-1.0, 2.0, 60)
+    rate = hard_win_rate(values)
+    for far in (-1e10, float(np.finfo(np.float32).min)):  # what a failed response is often given
+        assert hard_win_rate(np.append(values, far)) == pytest.approx(rate * 60 / 61)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e6 / 7.0])
+def test_differences_of_decimal_scores_are_ties_at_every_scale_of_scores(scale: float) -> None:
+    equal = scale * np.array([0.3, 0.7, 1.1]) - scale * np.array([0.1, 0.5, 0.9]) - scale * 0.2
+    assert equal.any()  # but for rounding all three would be 0
+    assert hard_win_rate(np.append(np.tile(equal, 20), np.full(20, scale))) == 0.625
+
+
 @given(margins)
 def test_swapping_the_models_turns_a_win_rate_into_its_complement(values: Floats) -> None:
     assert sigmoid_win_rate(-values) == pytest.approx(1 - sigmoid_win_rate(values))

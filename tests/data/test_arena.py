@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from charm_rm.data.arena import bundled_elo_names, read_elo
-from charm_rm.data.tables import DataError
+from charm_rm.data.arena import bundled_elo_names, elo_table, read_elo
+from charm_rm.data.tables import DataError, write_table
 
 
 def test_the_default_table_is_the_arenas_and_the_printed_one_is_the_papers(shared: Path) -> None:
@@ -72,6 +72,9 @@ def test_a_file_with_two_columns_is_an_elo_table(tmp_path: Path) -> None:
         ("model,elo\na,1000\nb,1e6\n", "ratings span 999000 points"),
         ("model,rating\na,1000\n", "no column 'elo'"),
         ("model,elo\n", "no rows"),
+        ("model,elo,elo_error_1\na,1,0.5\nb,1,\n", "row 2: elo_error_1 of 'b' is 'None', not a"),
+        ("model,elo,elo_error_7\na,1,inf\n", "elo_error_7 of 'a' is 'inf', not a finite number"),
+        ("model,elo,elo_error_1\na,1,large\n", "elo_error_1 of 'a' is 'large', not a finite"),
         ("model,elo,date\na,1,2024-01-01\nb,2,2025-01-01\n", "ratings of 2 dates"),
         ("model,elo,board\na,1,text\nb,2,vision\n", "ratings of 2 boards"),
     ],
@@ -80,3 +83,34 @@ def test_a_table_that_cannot_be_trusted_is_refused(tmp_path: Path, text: str, me
     (tmp_path / "elo.csv").write_text(text)
     with pytest.raises(DataError, match=message):
         read_elo(tmp_path / "elo.csv")
+
+
+def test_intervals_without_a_covariance_are_taken_as_independent() -> None:
+    elo = read_elo("table7")
+    assert elo.to_json()["errors"] == elo.errors == "independent"
+    factor = elo.error_factor(["gpt4_0613", "vicuna-7b"])
+    assert factor[0, 1] == factor[1, 0] == 0
+    half = np.diff(elo.ratings(["gpt4_0613", "vicuna-7b"])[:, 1:])[:, 0] / 2
+    assert np.diag(factor) == pytest.approx(half / 1.959964)
+    assert read_elo("table9-old").errors == "none"
+    assert not read_elo("table9-old").error_factor(["gemma-2-9b-it-SimPO"]).any()
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
+def test_a_covariance_survives_files_and_what_users_do_to_tables(
+    tmp_path: Path, suffix: str
+) -> None:
+    errors = {"elo_error_1": [5.0, 0.1, 0.0], "elo_error_2": [0.0, -1 / 3, 2e-7]}
+    rows = {"model": ["a", "b", "c"], "elo": [1000, 1100, 1200], "elo_low": [990, 1099, 1200]}
+    full = elo_table(pl.DataFrame({**rows, "elo_high": [1010, 1101, 1200], **errors}), name="all")
+    write_table(full.frame, tmp_path / f"elo.{suffix}")
+    read = read_elo(tmp_path / f"elo.{suffix}")
+    assert read.errors == "covariance"
+    assert (read.error_factor(["a", "b", "c"]) == full.error_factor(["a", "b", "c"])).all()
+    renamed = pl.col("model").replace({"b": "another"})
+    part = read.frame.with_columns(renamed).sort("elo", descending=True).head(2)
+    write_table(part, tmp_path / f"part.{suffix}")
+    few = read_elo(tmp_path / f"part.{suffix}").error_factor(["another", "c"])
+    assert few @ few.T == pytest.approx((np.transpose([*errors.values()])[1:] @ few.T), rel=1e-15)
+    with pytest.raises(DataError, match="no Elo rating for 'a'"):
+        read_elo(tmp_path / f"part.{suffix}").error_factor(["a"])

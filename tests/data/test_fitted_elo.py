@@ -77,6 +77,20 @@ def test_bootstrap_and_sandwich_intervals_of_real_votes_agree(shared: Path) -> N
     assert errors[0] == pytest.approx(errors[1], rel=0.1)
 
 
+@pytest.mark.parametrize(("anchor", "wider"), [(None, 0.951), ("llama-13b", 1.657)])
+def test_the_table_of_real_votes_holds_their_covariance(
+    shared: Path, anchor: str | None, wider: float
+) -> None:
+    path = shared / "data/arena/mt_bench_votes.parquet"
+    fitted = fit_elo(read_battles([path], vote_type="human"), board="b", anchor=anchor)
+    assert fitted.table.errors == "covariance"
+    factor = fitted.table.error_factor(fitted.table.models)
+    assert factor @ factor.T == pytest.approx(fitted.covariance, abs=1e-8)
+    first, second = fitted.table.error_factor(["gpt-4", "claude-v1"])
+    alone = np.hypot(np.linalg.norm(first), np.linalg.norm(second))
+    assert alone / np.linalg.norm(first - second) == pytest.approx(wider, abs=0.001)
+
+
 def test_the_table_knows_its_board_its_date_and_its_battles() -> None:
     battles = draw_votes(3, 60, seed=0).with_columns(date=pl.date(2025, 6, 1))
     fitted = fit_elo(battles, board="mine", source="votes.csv", anchor="m01", origin=1114)

@@ -4,6 +4,8 @@ Their tokenizers know every word by a number that one can write down, so that te
 ids they expect; only Qwen's, which transformers rebuilds as byte pairs, is trained.
 """
 
+import fcntl
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -145,10 +147,21 @@ def make_model(
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The base of the bundled reward model: SmolLM2-135M-Instruct, converted from its package."""
-    out = tmp_path_factory.mktemp("models") / "smollm2"
+    """The base of the bundled reward model: SmolLM2-135M-Instruct, converted from its package.
+
+    Converted once for all processes that the tests are spread over.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    out, unfinished = folder / "smollm2", folder / "smollm2.unfinished"
     recipe = Path(__file__).parents[2] / "recipes" / "small_reward_model.py"
-    subprocess.run([sys.executable, str(recipe), "base", "--out", str(out)], check=True)
+    with (folder / "smollm2.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not out.exists():
+            command = [sys.executable, str(recipe), "base", "--out", str(unfinished)]
+            subprocess.run(command, check=True)
+            unfinished.rename(out)
     return out
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from benchmark_builders import group_items, make_scores
+from benchmark_builders import group_items, make_scores, write_chat
 from builders import MINI, SIMPO
 
 from charm_rm.data.tables import DataError
@@ -21,19 +21,7 @@ DEMO = str(files("charm_rm.data") / "snapshots" / "demo_scores.parquet")
 
 @pytest.fixture
 def chat(tmp_path: Path) -> Path:
-    """Original layout: a JSON list, the domain in the file's name."""
-    rows = [
-        {
-            "id": item,
-            "prompt": f"hello w{item}",
-            "chosen": [f"w{item} " * n for n in (1, 5, 9)],
-            "rejected": [f"w{item + 1} " * n for n in (1, 5, 9)],
-        }
-        for item in range(8)
-    ]
-    path = tmp_path / "chat_filtered.json"
-    path.write_text(json.dumps(rows))
-    return path
+    return write_chat(tmp_path)
 
 
 def document(charm: Charm, *arguments: object) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -83,6 +85,67 @@ def test_without_a_tokenizer_conversations_are_counted_and_a_warning_says_what_i
     assert read_scores([out])["n_tokens"].min() is not None
 
 
+def test_a_server_is_asked_where_torch_is_not_installed(
+    server: RewardServer, outputs: Path, tmp_path: Path
+) -> None:
+    heavy = ("torch", "transformers", "tokenizers", "safetensors", "huggingface_hub")
+    out = tmp_path / "scores.parquet"
+    blocked = "\n".join(
+        [
+            "import sys",
+            f"sys.modules.update(dict.fromkeys({heavy!r}))  # importing one of them fails",
+            "from charm_rm.cli.main import main",
+            "main()",
+        ]
+    )
+    arguments = ["score", str(outputs), "--endpoint", server.url, "--out", str(out)]
+    done = subprocess.run(
+        [sys.executable, "-c", blocked, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(read_scores([out])) == 12
+    refused = subprocess.run(
+        [sys.executable, "-c", blocked, *arguments, "--tokenizer", "t", "--force"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert refused.returncode == 1
+    assert refused.stderr.endswith("needs torch: pip install 'charm-rm[models]'\n")
+
+
+def test_what_the_template_says_is_taken_off_by_the_rules_here(
+    charm: Charm,
+    outputs: Path,
+    tokenizer_of: Callable[[str], PreTrainedTokenizerFast],
+    tmp_path: Path,
+) -> None:
+    folder, out = tmp_path / "smol", tmp_path / "scores.parquet"
+    tokenizer_of("smol").save_pretrained(folder)
+    conversations = [conversation(row) for row in read_responses([outputs]).to_dicts()]
+    arguments = ("score", outputs, "--tokenizer", folder, "--out", out, "--json", "--force")
+    whole, bare = load_text_rules(str(folder)), load_text_rules(str(folder), system_prompt=False)
+    expected = {
+        (): whole.encode(conversations),
+        ("--no-system-prompt",): bare.encode(conversations),
+        ("--like", "CIR-AMS/BTRM_Qwen2_7b_0613"): [ids[1:] for ids in whole.encode(conversations)],
+    }
+    with serve(RewardServer()) as server:
+        for options, sequences in expected.items():
+            status, printed, _ = charm(*arguments, "--endpoint", server.url, *options)
+            assert status == 0
+            assert read_scores([out])["score"].to_list() == [true_score(ids) for ids in sequences]
+            made_by = json.loads(printed)["made_by"]["model"]
+            assert made_by["bos"] is ("--like" not in options)
+            assert made_by["system_prompt"] is ("--no-system-prompt" not in options)
+        out.unlink()
+        missing = ("--like", "CIR-AMS/BTRM")
+        line = refused(
+            charm, tmp_path, outputs, "--endpoint", server.url, "--tokenizer", folder, *missing
+        )
+    assert line.startswith("error: --like: no known reward model 'CIR-AMS/BTRM'; nearest: ")
+
+
 def test_the_weights_at_hand_are_compared_with_the_server(
     charm: Charm, make: MakeModel, outputs: Path, tmp_path: Path
 ) -> None:
@@ -127,7 +190,10 @@ def refused(charm: Charm, tmp_path: Path, *arguments: object) -> str:
             "error: --tokenizer and --reward-model both name a tokenizer; give one of them",
         ),
         (["--endpoint", "http://a", "--base-model", "b"], "error: --base-model is the base of"),
-        (["--endpoint", "http://a", "--revision", "r"], "error: --revision is that of a"),
+        (["--endpoint", "http://a", "--revision", "r"], "error: --revision needs the model's text"),
+        (["--endpoint", "http://a", "--like", "l"], "error: --like needs the model's text rules"),
+        (["--endpoint", "http://a", "--no-system-prompt"], "error: --no-system-prompt needs the"),
+        (["--reward-model", "m", "--ray-workers", "2"], "error: --ray-workers is for a cluster"),
         (["--reward-model", "m", "--model", "rm"], "error: --model is for a server; give its"),
         (["--reward-model", "m", "--api", "vllm"], "error: --api is for a server; give its"),
         (["--reward-model", "m", "--concurrency", "3"], "error: --concurrency is for a server"),

@@ -180,6 +180,23 @@ def test_a_malformed_conversation_is_named_before_any_worker_starts(
 
 
 @pytest.mark.usefixtures("pool")
+def test_prompts_that_fill_the_length_are_told_also_by_a_resumed_run(
+    responses: pl.DataFrame, make: MakeModel, tmp_path: Path
+) -> None:
+    load = partial(load_reward_model, str(make()), dtype="float32", max_length=12)
+    model = cluster_scoring._describe(load, Workers(n=1, cpus=1, gpus=0.0))
+    long_prompt = [{"role": "user", "content": "hello " * 12}]
+    rows = responses.head(3).to_dicts()
+    mixed = pl.DataFrame([rows[0] | {"prompt": long_prompt}, *rows[1:]])
+    for _ in range(2):
+        told: list[str] = []
+        score_on_cluster(mixed, model, parts=tmp_path / "parts", on_warning=told.append)
+        assert [line.partition(":")[0] for line in told] == ["of 1 of 3 responses nothing is read"]
+    with pytest.raises(DataError, match="of 1 of 1 responses nothing is read"):
+        score_on_cluster(mixed.head(1), model, parts=tmp_path / "one.parts")
+
+
+@pytest.mark.usefixtures("pool")
 def test_a_score_that_is_not_finite_names_its_response(
     responses: pl.DataFrame, model: ClusterModel, tmp_path: Path
 ) -> None:

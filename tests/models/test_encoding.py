@@ -7,7 +7,6 @@ from transformers import PreTrainedTokenizerFast
 
 from charm_rm.data.tables import DataError
 from charm_rm.models.encoding import (
-    check_conversation,
     encode_conversations,
     expects_bos,
     text_before_first_turn,
@@ -134,26 +133,6 @@ def test_a_refusal_by_the_template_is_one_line(tokenizer_of: TokenizerOf) -> Non
     template = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(DataError, match=r"template refuses it \(roles must alternate\)"):
         encode_conversations([HELLO], tokenizer_of("llama"), bos=True, template=template)
-
-
-@pytest.mark.parametrize(
-    ("messages", "complaint"),
-    [
-        ([], "no messages"),
-        ([{"role": "user", "content": "hello"}], "ends with 'user'"),
-        ([{"role": "human", "content": "hello"}, HELLO[1]], "message 0 has role 'human'"),
-        ([{"content": "hello"}, HELLO[1]], "message 0 has role None"),
-        ([{"role": "user", "content": ""}, HELLO[1]], r"message 0 \(user\) is empty"),
-        ([{"role": "user", "content": " \n"}, HELLO[1]], r"message 0 \(user\) is empty"),
-        ([HELLO[0], EMPTY[1], *HELLO], r"message 1 \(assistant\) is empty"),
-        ([HELLO[0], {"role": "assistant", "content": None}], "content of message 1 is None"),
-    ],
-)
-def test_a_malformed_conversation_is_refused_by_name(
-    messages: list[dict[str, str]], complaint: str
-) -> None:
-    with pytest.raises(DataError, match=f"^row 7: .*{complaint}"):
-        check_conversation(messages, where="row 7")
 
 
 def test_encoding_checks_every_conversation(tokenizer_of: TokenizerOf) -> None:

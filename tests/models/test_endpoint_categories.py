@@ -18,9 +18,16 @@ from charm_rm.categorize import fill_categories
 from charm_rm.data.categories import CATEGORIES, RULES, read_prompt_table
 from charm_rm.data.parts import open_parts
 from charm_rm.data.tables import DataError
+from charm_rm.models import endpoints
 from charm_rm.models.endpoint_categories import CategoryEndpoint, ask_categories
 
 KEY = "a-key-that-must-not-be-written"
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoints, "FIRST_PAUSE", 0.005)
+    monkeypatch.setattr(endpoints, "LONGEST_PAUSE", 0.05)
 
 
 @pytest.fixture
@@ -92,7 +99,7 @@ def test_a_server_that_always_hangs_ends_the_run_in_one_line(
     server: Server, tmp_path: Path
 ) -> None:
     server.behaviours = ["hang"] * 2
-    with pytest.raises(DataError, match=r"no answer within 0\.2 s; run again to go on"):
+    with pytest.raises(DataError, match=r"no reply in 0\.2 s .*run again to go on"):
         ask_categories(
             ["Hi"], endpoint(server, timeout=0.2, max_retries=1), parts=tmp_path / "parts"
         )
@@ -153,12 +160,12 @@ def test_a_single_prompt_that_is_refused_stays_empty(
 @pytest.mark.parametrize(
     ("status", "words"),
     [
-        (401, "refused the key; set OPENAI_API_KEY"),
-        (403, "refused the key"),
-        (404, "no model 'judge' there"),
+        (401, "it does not take the key; set OPENAI_API_KEY"),
+        (403, "it does not take the key"),
+        (404, "no such route or model there; check the address and --model"),
         (400, r"status 400 \(.*no such thing.*\)"),
-        (429, r"status 429 \(.*no such thing.*\); run again to go on"),
-        (500, r"status 500 \(.*no such thing.*\); run again to go on"),
+        (429, r"status 429 \(.*no such thing.*\) in the last of 3 tries; .*run again to go on"),
+        (500, r"status 500 \(.*no such thing.*\) in the last of 3 tries; .*run again to go on"),
     ],
 )
 def test_lasting_trouble_is_said_in_one_line_without_the_key(
@@ -219,7 +226,7 @@ def test_a_misspelt_model_does_not_stand_in_the_way_of_the_right_one(
 ) -> None:
     server.shy = True
     server.behaviours = [(404, "no such model")]
-    with pytest.raises(DataError, match="no model 'jugde' there"):
+    with pytest.raises(DataError, match="no such route or model there"):
         ask_categories(["Hi"], endpoint(server, model="jugde"), parts=tmp_path / "parts")
     assert ask_categories(["Hi"], endpoint(server), parts=tmp_path / "parts") == ["Others"]
 
@@ -229,7 +236,7 @@ def test_a_key_that_is_none_is_told_without_being_shown(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", key)
-    with pytest.raises(DataError, match="OPENAI_API_KEY: holds a line break") as caught:
+    with pytest.raises(ValueError, match="OPENAI_API_KEY holds characters") as caught:
         ask_categories(["Hi"], endpoint(server), parts=tmp_path / "parts")
     assert key not in str(caught.value)
 
@@ -279,7 +286,9 @@ def test_the_command_asks_resumes_and_clears_up(server: Server, tmp_path: Path) 
     server.behaviours = [server.answer, (401, "who are you?")]
     refused = run_charm(tmp_path, *command, "--concurrency", "1")
     assert refused.returncode == 1
-    assert refused.stderr.splitlines()[-1].startswith(f"error: {server.url}: refused the key")
+    assert refused.stderr.splitlines()[-1].startswith(
+        f"error: {server.url}/chat/completions: status 401"
+    )
     assert KEY not in refused.stderr
     assert not (tmp_path / "f.csv").exists()
     done = run_charm(tmp_path, *command)
@@ -326,6 +335,13 @@ def wait_until(true: Callable[[], bool]) -> None:
     while not true():
         assert time.monotonic() < end, "it did not come true"
         time.sleep(0.02)
+
+
+def test_an_address_with_a_password_is_refused_without_showing_it(tmp_path: Path) -> None:
+    ask = CategoryEndpoint(f"http://me:{KEY}@127.0.0.1:9/v1", "judge")
+    with pytest.raises(DataError, match="put the key into OPENAI_API_KEY") as caught:
+        ask_categories(["Hi"], ask, parts=tmp_path / "parts")
+    assert KEY not in str(caught.value)
 
 
 def test_no_prompts_need_no_server(tmp_path: Path) -> None:

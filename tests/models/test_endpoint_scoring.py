@@ -94,6 +94,23 @@ def expected_scores(responses: pl.DataFrame, rules: TextRules, cut: int) -> list
 
 
 @pytest.mark.parametrize("kind", ROUTES)
+def test_prompts_that_fill_the_length_are_told(
+    kind: str, rules: TextRules, responses: pl.DataFrame, tmp_path: Path
+) -> None:
+    rows = responses.head(3).to_dicts()
+    rows[1]["prompt"] = as_messages("hello " * 200)
+    told: list[str] = []
+    with serve(make_server(kind, rules)) as server:
+        model = find(server, rules)
+        score_at_endpoint(pl.DataFrame(rows), model, parts=tmp_path, on_warning=told.append)
+        assert [line.partition(":")[0] for line in told] == ["of 1 of 3 responses nothing is read"]
+        n_asked = server.seen.total()
+        with pytest.raises(DataError, match="of 1 of 1 responses nothing is read"):
+            score_at_endpoint(pl.DataFrame(rows[1:2]), model, parts=tmp_path / "one")
+        assert server.seen.total() == n_asked
+
+
+@pytest.mark.parametrize("kind", ROUTES)
 def test_every_row_gets_its_own_score_in_the_order_of_the_responses(
     kind: str, rules: TextRules, responses: pl.DataFrame, tmp_path: Path
 ) -> None:

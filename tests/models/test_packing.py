@@ -7,6 +7,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import (
     AutoModel,
     Gemma2Config,
@@ -17,8 +19,15 @@ from transformers import (
     Qwen3Config,
 )
 
-from charm_rm.models.packing import LastLayer, core_each, enable_packing, packed_states
-from charm_rm.models.packs import MIN_SHARED, PACK_TOKENS, plan_packs
+from charm_rm.models.packing import (
+    LastLayer,
+    Pass,
+    core_each,
+    enable_packing,
+    packed_attention,
+    packed_states,
+)
+from charm_rm.models.packs import MIN_SHARED, PACK_TOKENS, Span, plan_packs
 
 SIZES: dict[str, Any] = {
     "vocab_size": 64,
@@ -82,6 +91,24 @@ def test_neither_company_nor_a_shared_beginning_matters(
         assert float((one - other).abs().max()) <= bound
 
 
+@pytest.mark.parametrize("n_before", [0, 3, 64, 100])
+@pytest.mark.parametrize("n_own", [1, 63, 64, 65, 200])
+def test_blocks_attend_as_one_masked_product_does(n_before: int, n_own: int) -> None:
+    torch.manual_seed(0)
+    n_all = n_before + n_own
+    query = torch.randn(1, 6, n_all, 8)  # three queries to a key, as in grouped attention
+    key, value = torch.randn(2, 1, 2, n_all, 8)
+    span = Span(n_before, n_all, 0, n_before)
+    packed = Pass(spans=(span,), places=(), last_layer=9)
+    layer = nn.Module()
+    layer.layer_idx = 0  # type: ignore[assignment]
+    own, _ = packed_attention(layer, query, key, value, None, packed=packed, scaling=0.3)
+    expected = scaled_dot_product_attention(
+        query, key, value, is_causal=True, scale=0.3, enable_gqa=True
+    )
+    torch.testing.assert_close(own.transpose(1, 2), expected, atol=1e-6, rtol=1e-5)
+
+
 def test_a_shared_beginning_is_computed_once() -> None:
     sequences = random_sequences([20, 20, 20], beginning=MIN_SHARED)
     [pack] = plan_packs(sequences)
@@ -136,8 +163,9 @@ def test_other_attention_is_left_as_it_was(configuration: Any) -> None:
     assert not any(isinstance(module, LastLayer) for module in backbone.modules())
 
 
-def test_a_backbone_that_fails_the_trial_is_left_as_it_was() -> None:
-    backbone = make_backbone(CONFIGURATIONS["llama"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_backbone_that_fails_the_trial_is_left_as_it_was(dtype: torch.dtype) -> None:
+    backbone = make_backbone(CONFIGURATIONS["llama"], dtype)
     ids = torch.tensor([[1, 2, 3, 4]])
 
     class Leaking(type(backbone.layers[1].mlp)):  # type: ignore[misc]

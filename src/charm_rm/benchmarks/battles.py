@@ -16,13 +16,11 @@ import numpy as np
 import polars as pl
 
 from charm_rm.audit import LEVEL, Audit, PolicyAudit, audit_scores
-from charm_rm.core.elo import expected_win_rate
-from charm_rm.core.intervals import percentile_interval, resample_counts, resampled_means
-from charm_rm.core.mismatch import mismatch_degree
-from charm_rm.core.win_rates import Floats, WinRateKind, wins
-from charm_rm.data.arena import EloTable, require_ratings
-from charm_rm.data.scores import score_matrix
-from charm_rm.data.tables import DataError, not_found
+from charm_rm.benchmarks.mismatches import require_same_responses, resample_mismatches
+from charm_rm.core.intervals import percentile_interval
+from charm_rm.core.win_rates import Floats, WinRateKind
+from charm_rm.data.arena import EloErrors, EloTable, require_ratings
+from charm_rm.data.tables import not_found
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,8 @@ class Summary:
         before: Mean Mismatch Degree without the cure.
         after: With it; None where there is none.
         change: ``after - before``.
-        change_low: Lower end of its 95% interval: prompts drawn again, the same for both.
+        change_low: Lower end of its 95% interval: prompts and ratings drawn again, the same for
+            both.
         change_high: Upper end.
         n_improved: Policies whose Mismatch Degree fell.
         pearson_before: Correlation of win rate and expected win rate over these policies; None for
@@ -134,6 +133,7 @@ class Battles:
         reward_model_after: Whose the cured ones are; None where there is no cure.
         elo_board: Board of the ratings.
         elo_date: Their date.
+        elo_errors: How they were drawn, as in `charm_rm.audit.Audit`.
         win_rate_kind: Which win rate the mismatches are from.
         temperature: Score points per unit of log-odds.
         n_resamples: Bootstrap resamples.
@@ -146,6 +146,7 @@ class Battles:
     reward_model_after: str | None
     elo_board: str
     elo_date: str
+    elo_errors: EloErrors
     win_rate_kind: WinRateKind
     temperature: float
     n_resamples: int
@@ -156,7 +157,8 @@ class Battles:
     def to_json(self) -> dict[str, Any]:
         """The battles as one document, with what a chart of them needs."""
         document = asdict(self)
-        document["elo"] = {"board": document.pop("elo_board"), "date": document.pop("elo_date")}
+        parts = ("board", "date", "errors")
+        document["elo"] = {part: document.pop(f"elo_{part}") for part in parts}
         document["win_rate"] = document.pop("win_rate_kind")
         return document
 
@@ -219,7 +221,7 @@ def fight_battles(
                 raise not_found(what, name, names=policies, where="scores")
     require_ratings(elo, policies)
     if after is not None:
-        _require_same_responses(scores, after)
+        require_same_responses(scores, after)
     settings: dict[str, Any] = {"win_rate": win_rate, "temperature": temperature}
     settings |= {"n_resamples": n_resamples, "seed": seed}
     tables = [scores] if after is None else [scores, after]
@@ -234,6 +236,7 @@ def fight_battles(
         reward_model_after=None if after is None else str(after["reward_model"][0]),
         elo_board=elo.board,
         elo_date=elo.date,
+        elo_errors=elo.errors,
         win_rate_kind=win_rate,
         temperature=temperature,
         n_resamples=n_resamples,
@@ -241,19 +244,6 @@ def fight_battles(
         battlefields=tuple(battlefields),
         warnings=tuple(warnings),
     )
-
-
-def _require_same_responses(before: pl.DataFrame, after: pl.DataFrame) -> None:
-    """A change between other prompts would be no change of the reward model."""
-    key = ["prompt_id", "policy", "sample"]
-    for first, second, name in ((before, after, "after"), (after, before, "before")):
-        lost = first.join(second, on=key, how="anti")
-        if not lost.is_empty():
-            prompt_id, policy = lost.sort(key).select("prompt_id", "policy").row(0)
-            raise DataError(
-                f"scores {name}: {len(lost)} responses have none there, first of {policy!r} to "
-                f"prompt {prompt_id!r}; before and after must score the same responses"
-            )
 
 
 def _lay_out(
@@ -303,33 +293,13 @@ def _side(entry: PolicyAudit) -> Side:
 
 
 def _resample_changes(
-    tables: Sequence[pl.DataFrame],
-    elo: EloTable,
-    *,
-    opponent: str,
-    win_rate: WinRateKind,
-    temperature: float,
-    n_resamples: int,
-    seed: int,
+    tables: Sequence[pl.DataFrame], elo: EloTable, **settings: Any
 ) -> dict[str, Floats]:
-    """Change of each policy's Mismatch Degree with the prompts drawn again, shape (n_resamples,).
-
-    Both tables get the same draws. The ratings stay: they are the same before and after.
-    """
+    """Change of each Mismatch Degree with prompts and ratings drawn again, (n_resamples,)."""
     if len(tables) < 2:
         return {}
-    matrices = [score_matrix(table) for table in tables]
-    first = matrices[0]
-    ratings = elo.ratings(first.policies)[:, 0]
-    at = first.policies.index(opponent)
-    expected = expected_win_rate(ratings, ratings[at])
-    margins = [matrix.values - matrix.values[:, [at]] for matrix in matrices]
-    columns = np.hstack([wins(m, kind=win_rate, temperature=temperature) for m in margins])
-    rng = np.random.default_rng(seed)
-    blocks = resample_counts(int(first.prompts.max()) + 1, n_resamples=n_resamples, rng=rng)
-    rates = np.concatenate([resampled_means(columns, c[:, first.prompts]) for c in blocks])
-    before, after = (mismatch_degree(side, expected) for side in np.hsplit(rates, 2))
-    return dict(zip(first.policies, (after - before).T, strict=True))
+    policies, (before, after) = resample_mismatches(tables, elo, **settings)
+    return dict(zip(policies, (np.abs(after) - np.abs(before)).T, strict=True))
 
 
 def _summarise(battles: Sequence[Battle], changes: Mapping[str, Floats]) -> Summary:

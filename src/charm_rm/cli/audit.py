@@ -1,5 +1,6 @@
 """``charm audit``: who is over-valued, by how much, how surely."""
 
+from textwrap import fill
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -33,6 +34,13 @@ VERDICTS = {
     "not shown": "",
     "too few prompts": "few",
     "reference": "",
+}
+
+# What an interval makes of the ratings, by `charm_rm.data.arena.EloTable.errors`.
+RATINGS_DRAWN = {
+    "covariance": "Ratings are drawn from their covariance.",
+    "independent": "Ratings are drawn from their intervals, as if these were independent.",
+    "none": "Ratings are taken as exact: the Elo table gives no errors.",
 }
 
 
@@ -129,7 +137,8 @@ def print_audit(result: "Audit") -> None:
     console.print(
         f"Over-valued, under-valued: surely (a share of {SIGNIFICANCE:g} of such verdicts, or "
         f"less, is expected to be wrong). Not shown: a mismatch of {LEAST_MISMATCH:g} would "
-        "probably have been. Too few prompts: it could have been missed."
+        f"probably have been. Too few prompts: it could have been missed. "
+        f"{RATINGS_DRAWN[result.elo_errors]}"
     )
     if result.suggested_pair is None:
         console.print("No policy lies above its expected win rate.")
@@ -152,7 +161,7 @@ def _print_categories(result: "CategoryAudits") -> None:
         for entry in audit.policies
     }
     prompts = {name: max(p.n_prompts for p in a.policies) for name, a in result.audits.items()}
-    names = [f"{name} ({n})" for name, n in prompts.items()]
+    names = [fill(f"{name} ({n})", width=14, break_long_words=False) for name, n in prompts.items()]
     rows = [
         (entry.policy, *(cells[name, entry.policy] for name in result.audits))
         for entry in first.policies
@@ -165,7 +174,7 @@ def _print_categories(result: "CategoryAudits") -> None:
     page().print(
         "\nover, under: over- or under-valued, surely (in each category a share of "
         f"{SIGNIFICANCE:g} of such verdicts, or less, is expected to be wrong). few: too few "
-        "prompts to tell. no word: not shown."
+        f"prompts to tell. no word: not shown. {RATINGS_DRAWN[first.elo_errors]}"
     )
     for what, small in (("merged", result.merged), ("left out", result.left_out)):
         if small:
@@ -173,14 +182,16 @@ def _print_categories(result: "CategoryAudits") -> None:
 
 
 def _print_changes(result: "EloChanges") -> None:
-    first, second = (table["date"] or table["name"] for table in result.tables)
-    names = ("win rate", "expected", "", "mismatch", "", "offset", "", "changed sides")
+    one, other = result.tables
+    by = "date" if one["date"] and one["date"] != other["date"] and other["date"] else "name"
+    first, second = one[by], other[by]
+    names = ("win rate", "expected", "", "mismatch", "", "offset", "", "changed\nsides")
     rows = [
         (
             entry.policy,
             f"{entry.win_rate:.3f}",
             *(f"{value:.4f}" for value in entry.expected),
-            *(f"{value:+.3f}" for value in entry.signed_mismatch),
+            *map(_with_ends, entry.signed_mismatch, entry.mismatch_low, entry.mismatch_high),
             *(f"{value:+.3f}" for value in entry.offset),
             f"{entry.n_changed} of {entry.n_prompts}",
         )
@@ -188,6 +199,13 @@ def _print_changes(result: "EloChanges") -> None:
     ]
     title = f"Against {result.reference}: by the ratings of {first}, and by those of {second}"
     _print_table(title, names, rows=rows)
+    page().print()
+    for name, table in zip((first, second), result.tables, strict=True):
+        page().print(f"{name}: {RATINGS_DRAWN[table['errors']]}")
+
+
+def _with_ends(value: float, low: float, high: float) -> str:
+    return f"{value:+.3f} ({low:+.3f} {high:+.3f})"
 
 
 def _print_table(title: str, names: "tuple[str, ...] | list[str]", *, rows: list[Any]) -> None:

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from charm_rm.cli.audit import RATINGS_DRAWN
 from charm_rm.cli.console import page, print_json, record_run, warn
 from charm_rm.cli.evaluate import print_rows, show_range
 from charm_rm.cli.options import (
@@ -89,6 +90,7 @@ def battles(
         return
     for battlefield in result.battlefields:
         _print_battlefield(battlefield, result)
+    page().print(RATINGS_DRAWN[result.elo_errors])
 
 
 def _cure(

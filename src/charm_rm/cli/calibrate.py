@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from charm_rm.cli.audit import RATINGS_DRAWN
 from charm_rm.cli.console import page, print_json, record_run, say, warn
 from charm_rm.cli.options import (
     By,
@@ -123,11 +124,15 @@ def calibrate(
     Example: charm calibrate scores.parquet --over-valued gemma-2-9b-it-SimPO
     --reference gpt-4o-mini-2024-07-18 --out offsets.json
     """
-    _check_usage(over_valued, by, joint=joint)
+    _check_usage(over_valued, by, joint=joint, no_shrink=no_shrink)
     if cross_validate is None:
         _check_output(out, method, plain=not joint and by is None, labels=temperature_from)
-    elif over_valued is None:
-        raise typer.BadParameter("needs --over-valued MODEL", param_hint="--cross-validate")
+        if responses and method is not Method.LENGTH:
+            raise typer.BadParameter(
+                "needs --method length or --cross-validate", param_hint="--responses"
+            )
+    else:
+        _check_validation(over_valued, out, method)
     inputs = [*scores, elo, *(temperature_from or []), *(responses or [])]
     if out is not None:
         _refuse_existing(out, inputs=inputs, force=force)
@@ -248,6 +253,7 @@ def _say_scores(result: "CalibratedScores") -> None:
             f"the other policies: mean Mismatch Degree {before.others_mismatch:.4f} -> "
             f"{after.others_mismatch:.4f}"
         )
+    say(RATINGS_DRAWN[result.elo["errors"]])
 
 
 def _cross_validate(
@@ -304,7 +310,8 @@ def print_held_out(result: "CrossValidation") -> None:
     console.print(table)
     console.print(
         "\nMismatch: signed (Eq. 5). By category, other policies: mean Mismatch Degree. "
-        "Matrix: root mean square of win rate minus expected win rate over all pairs."
+        "Matrix: root mean square of win rate minus expected win rate over all pairs. "
+        f"{RATINGS_DRAWN[result.elo_errors]}"
     )
     if any(row.method.startswith("temperature") for row in result.rows):
         console.print(
@@ -313,7 +320,7 @@ def print_held_out(result: "CrossValidation") -> None:
         )
 
 
-def _check_usage(over_valued: str | None, by: str | None, *, joint: bool) -> None:
+def _check_usage(over_valued: str | None, by: str | None, *, joint: bool, no_shrink: bool) -> None:
     if joint == (over_valued is not None):
         raise typer.BadParameter(
             "give --over-valued MODEL for one pair, or --joint for all policies",
@@ -321,6 +328,20 @@ def _check_usage(over_valued: str | None, by: str | None, *, joint: bool) -> Non
         )
     if joint and by is not None:
         raise typer.BadParameter("not together with --joint", param_hint="--by")
+    if no_shrink and by is None:
+        raise typer.BadParameter("needs --by COLUMN", param_hint="--no-shrink")
+
+
+def _check_validation(over_valued: str | None, out: str | None, method: Method) -> None:
+    """A pair to validate, and no option that asks for anything else."""
+    if over_valued is None:
+        raise typer.BadParameter("needs --over-valued MODEL", param_hint="--cross-validate")
+    if out is not None:
+        raise typer.BadParameter(
+            "not with --cross-validate: nothing is written", param_hint="--out"
+        )
+    if method is not Method.OFFSET:
+        raise typer.BadParameter("not with --cross-validate: all are tried", param_hint="--method")
 
 
 def _check_output(
@@ -367,6 +388,7 @@ def say_offsets(result: "Calibration") -> None:
             f"{result.joint['rmse_before']:.4f} -> {result.joint['rmse']:.4f} "
             f"({n - 1} offsets for {n * (n - 1) // 2} pairs{_converged(result.joint)})"
         )
+    say(RATINGS_DRAWN[result.elo["errors"]])
 
 
 def _converged(joint: "Mapping[str, Any]") -> str:

@@ -76,7 +76,7 @@ def categorize(
     if (endpoint is None) != (model is None):
         raise typer.BadParameter("--endpoint and --model go together")
     if endpoint is not None:
-        require_extra("charm categorize --endpoint", "openai", extra="endpoint")
+        require_extra("charm categorize --endpoint", "httpx2", extra="endpoint")
     if cache is not None and endpoint is None:
         raise typer.BadParameter("only with --endpoint: offline there is nothing to keep")
     parts = _check_output(out, force=force, inputs=[*tables, *(prompts or [])])

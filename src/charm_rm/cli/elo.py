@@ -126,7 +126,10 @@ def fit(
     resamples: Annotated[
         int,
         typer.Option(
-            metavar="N", min=0, help="Bootstrap resamples; with 0, sandwich intervals are given."
+            metavar="N",
+            min=0,
+            max=1_000_000,
+            help="Bootstrap resamples; with 0, sandwich intervals are given.",
         ),
     ] = 0,
     seed: Seed = 0,
@@ -141,8 +144,10 @@ def fit(
     from charm_rm.data.fitted_elo import fit_elo
     from charm_rm.data.tables import refuse_existing
 
+    if resamples == 1:
+        raise typer.BadParameter("an interval needs 2 or more", param_hint="--resamples")
     if out:
-        refuse_existing(out, force=force)
+        refuse_existing(out, force=force, inputs=battles)
     default = [Path(battles[0]).stem, vote_type, "style-controlled" if style_control else None]
     result = fit_elo(
         read_battles(battles, vote_type=vote_type, style=style_control),
@@ -203,7 +208,7 @@ def import_leaderboard(
     from charm_rm.data.tables import refuse_existing
 
     if out:
-        refuse_existing(out, force=force)
+        refuse_existing(out, force=force, inputs=[leaderboard])
     table = read_leaderboard(leaderboard, date=date, category=category, board=board, source=source)
     named = None
     if names:
@@ -231,7 +236,13 @@ def _write(frame: "pl.DataFrame", out: str, *, force: bool) -> None:
 def _table_json(table: "EloTable") -> dict[str, Any]:
     ratings = table.frame.select("model", "elo", "elo_low", "elo_high", "votes").to_dicts()
     source = table.frame["source"][0]
-    return {"board": table.board, "date": table.date or None, "source": source, "ratings": ratings}
+    return {
+        "board": table.board,
+        "date": table.date or None,
+        "errors": table.errors,
+        "source": source,
+        "ratings": ratings,
+    }
 
 
 def _print_table(table: "EloTable") -> None:

@@ -92,8 +92,10 @@ def connect_model(
     concurrency: int | None,
     reward_model: str | None,
     base_model: str | None,
+    like: str | None,
     revision: str | None,
     max_length: int | None,
+    system_prompt: bool,
     trust_remote_code: bool,
 ) -> "EndpointModel":
     """The served model, checked; with ``reward_model``, against the scores of its weights.
@@ -107,6 +109,11 @@ def connect_model(
         raise ValueError("--tokenizer and --reward-model both name a tokenizer; give one of them")
     if base_model is not None and reward_model is None:
         raise ValueError("--base-model is the base of a --reward-model; give both or neither")
+    if tokenizer is None and reward_model is None:
+        refuse_options(
+            {"--like": like, "--no-system-prompt": not system_prompt, "--revision": revision},
+            because="needs the model's text rules here; give --tokenizer or --reward-model",
+        )
     require_extra("charm score --endpoint", "httpx2", extra="endpoint")
     from charm_rm.models.endpoint_probe import find_model
     from charm_rm.models.endpoints import CONCURRENCY, Endpoint, parse_address
@@ -121,16 +128,21 @@ def connect_model(
         local = load_reward_model(
             reward_model,
             base_model=base_model,
+            like=like,
             revision=revision,
+            system_prompt=system_prompt,
             trust_remote_code=trust_remote_code,
         )
         rules = rules_of(local)
     elif tokenizer is not None:
         rules = load_text_rules(
-            tokenizer, model=model, revision=revision, trust_remote_code=trust_remote_code
+            tokenizer,
+            model=model,
+            like=like,
+            revision=revision,
+            system_prompt=system_prompt,
+            trust_remote_code=trust_remote_code,
         )
-    elif revision is not None:
-        raise ValueError("--revision is that of a --tokenizer or --reward-model; give one of them")
     return find_model(
         endpoint,
         model=model,

@@ -1,14 +1,25 @@
 """``charm evaluate``: benchmarks of reward models, from their scores or with the model."""
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from charm_rm.cli.benchmark_scores import TITLES, find_benchmark, read_benchmark, score_table
 from charm_rm.cli.console import page, print_json, record_run, require_extra, say, warn
-from charm_rm.cli.options import Force, Json, Resamples, Seed
+from charm_rm.cli.options import (
+    BaseModel,
+    BatchTokens,
+    Device,
+    Dtype,
+    Force,
+    Json,
+    MaxLength,
+    Resamples,
+    Seed,
+    TrustRemoteCode,
+)
 
 if TYPE_CHECKING:
     import polars as pl
@@ -22,12 +33,6 @@ evaluate = typer.Typer(
     "policies, decided by its scores, against Elo.",
     no_args_is_help=True,
 )
-BENCHMARKS = {  # name of the command: module, constant, title
-    "rm-bench": ("rm_bench", "RM_BENCH", "RM-Bench"),
-    "reward-bench": ("reward_bench", "REWARD_BENCH", "RewardBench"),
-    "reward-bench-2": ("reward_bench_2", "REWARD_BENCH_2", "RewardBench 2"),
-}
-SECONDS_BETWEEN_LINES = 60.0
 
 
 def _benchmark_command(name: str) -> Callable[..., None]:
@@ -90,48 +95,12 @@ def _benchmark_command(name: str) -> Callable[..., None]:
                 metavar="N", min=1, help="Score N random items a group.", show_default="all"
             ),
         ] = None,
-        base_model: Annotated[
-            str | None,
-            typer.Option(
-                metavar="DIR|HUB_ID",
-                help="Base of a reward model that holds its trained part alone.",
-                show_default="what its config.json names",
-            ),
-        ] = None,
-        dtype: Annotated[
-            str | None,
-            typer.Option(
-                metavar="TYPE",
-                help="Precision: bfloat16, float16 or float32; the head is always float32.",
-                show_default="bfloat16 where the device computes in it",
-            ),
-        ] = None,
-        device: Annotated[
-            str | None,
-            typer.Option(
-                metavar="DEVICE", help="PyTorch device.", show_default="the GPU if there is one"
-            ),
-        ] = None,
-        max_length: Annotated[
-            int | None,
-            typer.Option(
-                metavar="TOKENS",
-                min=1,
-                help="Cut longer conversations at their end.",
-                show_default="what the model takes",
-            ),
-        ] = None,
-        batch_tokens: Annotated[
-            int,
-            typer.Option(
-                metavar="TOKENS",
-                min=1,
-                help="Padded tokens per batch on a GPU; a killed run loses about as many.",
-            ),
-        ] = 16_384,
-        trust_remote_code: Annotated[
-            bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
-        ] = False,
+        base_model: BaseModel = None,
+        dtype: Dtype = None,
+        device: Device = None,
+        max_length: MaxLength = None,
+        batch_tokens: BatchTokens = 16_384,
+        trust_remote_code: TrustRemoteCode = False,
         resamples: Resamples = 10_000,
         seed: Seed = 0,
         force: Force = False,
@@ -141,7 +110,7 @@ def _benchmark_command(name: str) -> Callable[..., None]:
         from charm_rm.benchmarks.evaluation import evaluate_scores
         from charm_rm.data.scores import read_scores
 
-        benchmark = _find_benchmark(name)
+        benchmark = find_benchmark(name)
         paths = [*(data or []), *(files or [])]
         _check_usage(reward_model, scores, scoring_only=[*paths, *(only or []), sample, out_scores])
         other = read_scores([compare]) if compare else None  # before hours of scoring, not after
@@ -157,7 +126,7 @@ def _benchmark_command(name: str) -> Callable[..., None]:
                 choice={"only": only, "n_per_group": sample, "seed": seed},
                 loading={
                     "base_model": base_model,
-                    "dtype": dtype,
+                    "dtype": dtype.value if dtype else None,
                     "device": device,
                     "max_length": max_length,
                     "trust_remote_code": trust_remote_code,
@@ -181,24 +150,15 @@ def _benchmark_command(name: str) -> Callable[..., None]:
             if found is not None:
                 _print_comparison(found, benchmark)
 
-    title = BENCHMARKS[name][2]
-    command.__doc__ = f"""{title}: from stored scores, or with a reward model; a run resumes.
+    command.__doc__ = f"""{TITLES[name]}: from stored scores, or with a reward model; a run resumes.
 
         Example: charm evaluate {name} --scores scores.parquet --compare before.parquet
         """
     return command
 
 
-for _name in BENCHMARKS:
+for _name in TITLES:
     evaluate.command(_name)(_benchmark_command(_name))
-
-
-def _find_benchmark(name: str) -> "Benchmark":
-    from importlib import import_module
-
-    module, constant, _ = BENCHMARKS[name]
-    benchmark: Benchmark = getattr(import_module(f"charm_rm.benchmarks.{module}"), constant)
-    return benchmark
 
 
 def _check_usage(reward_model: str | None, scores: str | None, *, scoring_only: list[Any]) -> None:
@@ -225,32 +185,25 @@ def _score(
     command = f"charm evaluate {benchmark.name}"
     for module in ("torch", "transformers"):
         require_extra(command, module, extra="models")
-    parts = _check_out(out, force=force, inputs=paths)
+    _check_out(out, force=force, inputs=paths)
 
     from charm_rm.benchmarks.items import choose_items
-    from charm_rm.data.parts import remove_parts
-    from charm_rm.data.tables import write_table
 
-    items = choose_items(_items(benchmark, paths, command=command), **choice)
+    items = choose_items(read_benchmark(benchmark, paths, command=command), **choice)
 
     from charm_rm.models.reward_models import load_reward_model
-    from charm_rm.models.scoring import score_responses
 
     model = load_reward_model(reward_model, **loading)
     warn(model.warnings)
     n_items = items["prompt_id"].n_unique()
     say(f"{n_items} items, {len(items)} responses; {model.name} in {model.dtype}")
-    table = score_responses(
-        items, model, parts=parts, batch_tokens=batch_tokens, on_progress=_line_a_minute()
-    )
-    write_table(table, out, force=force)
-    remove_parts(parts)
+    table = score_table(items, model, out=out, inputs=paths, batch_tokens=batch_tokens, force=force)
     say(f"wrote {out}; give it as --scores")
     return table
 
 
-def _check_out(out: str, *, force: bool, inputs: list[str]) -> Path:
-    """Where the parts go, once it is sure that the scores can be written when they are there."""
+def _check_out(out: str, *, force: bool, inputs: list[str]) -> None:
+    """Makes sure that the scores can be written when they are there."""
     from charm_rm.data.tables import DataError, refuse_existing
 
     path = Path(out)
@@ -259,37 +212,6 @@ def _check_out(out: str, *, force: bool, inputs: list[str]) -> Path:
     if path.exists() and not force:
         raise DataError(f"{out}: is there already; give it as --scores, or --force to score again")
     refuse_existing(path, force=force, inputs=inputs)
-    return path.with_name(f"{path.name}.parts")
-
-
-def _items(benchmark: "Benchmark", paths: list[str], *, command: str) -> "pl.DataFrame":
-    from charm_rm.benchmarks.items import make_items, read_items
-
-    settings: dict[str, Any] = {
-        "group_of": benchmark.group_of,
-        "groups": tuple(benchmark.counts),
-    }
-    if paths:
-        return read_items(paths, **settings)
-    require_extra(f"{command} without --data", "datasets", extra="train")
-
-    from charm_rm.models.hub_benchmarks import load_benchmark
-
-    table = load_benchmark(benchmark.hub, split=benchmark.split)
-    return make_items({benchmark.hub: table}, **settings)
-
-
-def _line_a_minute() -> Callable[[int, int], None]:
-    started, next_line = time.monotonic(), 0.0
-
-    def report(done: int, total: int) -> None:
-        nonlocal next_line
-        seconds = time.monotonic() - started
-        if seconds >= next_line:
-            next_line = seconds + SECONDS_BETWEEN_LINES
-            say(f"{done:,} of {total:,} tokens")
-
-    return report
 
 
 def _print_evaluation(result: "Evaluation", benchmark: "Benchmark") -> None:

@@ -10,6 +10,7 @@ from charm_rm.cli.battles import battles
 from charm_rm.cli.best_of_n import best_of_n
 from charm_rm.cli.calibrate import calibrate
 from charm_rm.cli.categorize import categorize
+from charm_rm.cli.compare import compare
 from charm_rm.cli.console import MissingExtraError, fail, flush_output, reopen_streams, say
 from charm_rm.cli.demo import demo
 from charm_rm.cli.doctor import doctor
@@ -17,10 +18,12 @@ from charm_rm.cli.elo import elo
 from charm_rm.cli.evaluate import evaluate
 from charm_rm.cli.options import fill_optional_values
 from charm_rm.cli.pairs import pairs
+from charm_rm.cli.preferences import preferences
 from charm_rm.cli.prompts import prompts
 from charm_rm.cli.responses import responses
 from charm_rm.cli.score import score
 from charm_rm.cli.selftest import selftest
+from charm_rm.cli.style import style
 from charm_rm.cli.train import train
 
 INTERRUPTED = 130  # status after Ctrl-C, which shells and typer give
@@ -43,7 +46,10 @@ for command in (
     audit,
     calibrate,
     pairs,
+    preferences,
     best_of_n,
+    compare,
+    style,
     selftest,
 ):
     app.command()(command)

@@ -118,6 +118,14 @@ MaxLength = Annotated[
         show_default="what the model takes",
     ),
 ]
+BatchTokens = Annotated[
+    int,
+    typer.Option(
+        metavar="TOKENS",
+        min=1,
+        help="Padded tokens per batch on a GPU; a killed run loses about as many.",
+    ),
+]
 NoSystemPrompt = Annotated[
     bool,
     typer.Option(
@@ -192,10 +200,22 @@ def choose_temperature(
 
 
 def keep_rated(scores: "pl.DataFrame", tables: "list[EloTable]") -> "pl.DataFrame":
-    """The scores of policies that every table rates; the others are named."""
+    """The scores of policies that every table rates; the others are named.
+
+    Raises:
+        DataError: If no policy is rated.
+    """
     import polars as pl
 
+    from charm_rm.data.tables import DataError
+
     rated = set.intersection(*(set(elo.models) for elo in tables))
-    unrated = sorted(set(scores["policy"]) - rated)
+    policies = set(scores["policy"])
+    unrated = sorted(policies - rated)
+    if not policies & rated:
+        raise DataError(
+            f"scores: no policy has an Elo in {' and '.join(elo.name for elo in tables)}, such as "
+            f"{unrated[0]!r}; give an Elo table of these names with --elo"
+        )
     say(f"left out, without Elo: {', '.join(unrated) or 'none'}")
     return scores.filter(~pl.col("policy").is_in(unrated))

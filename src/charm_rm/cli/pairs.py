@@ -128,7 +128,6 @@ def pairs_summary(result: "PreferencePairs") -> dict[str, object]:
 
 def say_pairs(result: "PreferencePairs") -> None:
     """Counts of the pairs, for people."""
-    shares = ", ".join(f"{policy} {share:.3f}" for policy, share in result.chosen_share.items())
     counts = {
         "exact ties": result.n_ties,
         "outside the margins": result.n_outside,
@@ -139,5 +138,8 @@ def say_pairs(result: "PreferencePairs") -> None:
     dropped = f"dropped: {', '.join(shown)}"
     say(
         f"{len(result.frame)} pairs from {result.n_shared} shared prompts ({dropped}), "
-        f"{result.n_flipped} flipped by the calibration; chosen: {shares}"
+        f"{result.n_flipped} flipped by the calibration"
     )
+    for policy, share in result.chosen_share.items():
+        flips = result.flips[policy]
+        say(f"  {policy}: chosen in {share:.3f} of its pairs, has a part in {flips} flips")

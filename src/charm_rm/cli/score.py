@@ -1,6 +1,6 @@
 """``charm score``: what a reward model gives to responses; long runs resume."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,6 +29,7 @@ from charm_rm.cli.options import (
     Like,
     MaxLength,
     NoSystemPrompt,
+    Precision,
     Ray,
     RayWorkers,
     Revision,
@@ -107,91 +108,58 @@ def score(
     Example: charm score model_outputs.json --reward-model Skywork/Skywork-Reward-V2-Qwen3-0.6B
     --out scores.parquet
     """
+    if endpoint is None and reward_model is None:
+        raise typer.BadParameter("give a model, or --endpoint", param_hint="--reward-model")
+    here: dict[str, Any] = {
+        "dtype": dtype,
+        "device": device,
+        "exact": exact,
+        "batch_tokens": batch_tokens,
+        "ray": ray,
+        "ray_workers": ray_workers,
+    }
+    on_server: dict[str, Any] = {
+        "model": served_model,
+        "api": api,
+        "tokenizer": tokenizer,
+        "concurrency": concurrency,
+    }
     if endpoint is None:
-        if reward_model is None:
-            raise typer.BadParameter("give a model, or --endpoint", param_hint="--reward-model")
-        refuse_options(
-            {
-                "--model": served_model,
-                "--tokenizer": tokenizer,
-                "--api": api is not Api.AUTO and api,
-                "--concurrency": concurrency,
-            },
-            because="is for a server; give its --endpoint",
-        )
+        _refuse_given(on_server, because="is for a server; give its --endpoint")
     else:
-        refuse_options(
-            {
-                "--dtype": dtype,
-                "--device": device,
-                "--batch-tokens": batch_tokens != BATCH_TOKENS,
-                "--exact": exact,
-                "--ray": ray is not None,
-                "--like": like,
-                "--no-system-prompt": no_system_prompt,
-            },
-            because="is the server's choice with --endpoint; leave it out",
-        )
-    for module in ("torch", "transformers"):
-        require_extra("charm score", module, extra="models")
+        _refuse_given(here, because="is the server's choice with --endpoint; leave it out")
+    if ray is None:
+        _refuse_given({"ray_workers": ray_workers}, because="is for a cluster; give --ray")
+    if reward_model is not None or tokenizer is not None:
+        for module in ("torch", "transformers"):
+            require_extra("charm score", module, extra="models")
     parts = _check_output(out, force=force, inputs=responses)
 
     from charm_rm.data.parts import remove_parts
-    from charm_rm.data.provenance import library_versions, write_scores
+    from charm_rm.data.provenance import write_scores
     from charm_rm.data.responses import read_responses
 
     table = _choose_policies(read_responses(responses), policy)
-    if endpoint is None:
-        from charm_rm.models.reward_models import load_reward_model
-
-        load = partial(
-            load_reward_model,
-            str(_absolute(reward_model) if ray is not None else reward_model),
-            base_model=_absolute(base_model) if ray is not None else base_model,
-            like=like,
-            revision=revision,
-            dtype=dtype.value if dtype else None,
-            device=device,
-            max_length=max_length,
-            exact=exact,
-            system_prompt=not no_system_prompt,
-            trust_remote_code=trust_remote_code,
-        )
-        place = _place_here(load, batch_tokens=batch_tokens)
-        if ray is not None:
-            place = _place_on_cluster(
-                load, address=ray, n_workers=ray_workers, device=device, batch_tokens=batch_tokens
-            )
-    else:
-        served = connect_model(
-            endpoint,
-            model=served_model,
-            api=api,
-            tokenizer=tokenizer,
-            concurrency=concurrency,
-            reward_model=reward_model,
-            base_model=base_model,
-            revision=revision,
-            max_length=max_length,
-            trust_remote_code=trust_remote_code,
-        )
-        place = _place_on_server(served)
-    with place.opened() as model:
-        warn(model.warnings)
-        say(f"{len(table)} responses; {model.name} {place.describe(model)}")
-        with meter(place.unit) as progress:
-            scores = place.score(table, model, parts=parts, on_progress=progress.report)
-    made_by = record_run(responses) | {
-        "model": model.fingerprint(),
-        "n_truncated": int(scores["truncated"].sum()),
-        "libraries": library_versions(),
-        **place.provenance,
+    loading: dict[str, Any] = {
+        "like": like,
+        "revision": revision,
+        "max_length": max_length,
+        "system_prompt": not no_system_prompt,
+        "trust_remote_code": trust_remote_code,
     }
+    if endpoint is None:
+        place = _place_here(str(reward_model), base_model, **here, **loading)
+    else:
+        models = {"reward_model": reward_model, "base_model": base_model}
+        place = _place_on_server(endpoint, **on_server, **models, **loading)
+    scores, progress, made_by = _run(place, table, parts=parts)
+    made_by = record_run(responses) | made_by
     write_scores(scores, out, made_by=made_by, force=force)
     remove_parts(parts)
     summary = _summarise(table, scores, progress)
     if json:
-        print_json({"reward_model": model.name, "out": out, **summary, "made_by": made_by})
+        name = made_by["model"]["reward_model"]
+        print_json({"reward_model": name, "out": out, **summary, "made_by": made_by})
     _say_summary(summary, out, speed=f"{progress.per_second:,.0f} {place.unit}/s")
 
 
@@ -206,38 +174,46 @@ class _Place:
     provenance: dict[str, str] = field(default_factory=dict)
 
 
-def _place_here(load: Callable[[], Any], *, batch_tokens: int) -> _Place:
-    from charm_rm.models.scoring import score_responses
-
-    return _Place(
-        opened=lambda: nullcontext(load()),
-        score=partial(
-            score_responses, batch_tokens=batch_tokens, on_warning=lambda line: warn([line])
-        ),
-        describe=_say_device,
-    )
-
-
-def _place_on_cluster(
-    load: Callable[[], Any],
+def _place_here(
+    name: str,
+    base_model: str | None,
     *,
-    address: str,
-    n_workers: int | None,
-    device: str | None,
+    ray: str | None,
+    ray_workers: int | None,
     batch_tokens: int,
+    dtype: Precision | None,
+    **loading: Any,
 ) -> _Place:
+    """On this machine, or on the workers of a cluster, which start in other directories."""
+    from charm_rm.models.reward_models import load_reward_model
+
+    loading["dtype"] = dtype.value if dtype else None
+    if ray is None:
+        from charm_rm.models.scoring import score_responses
+
+        load = partial(load_reward_model, name, base_model=base_model, **loading)
+        return _Place(
+            opened=lambda: nullcontext(load()),
+            score=partial(score_responses, batch_tokens=batch_tokens),
+            describe=_say_device,
+        )
     from charm_rm.models.cluster_scoring import model_on_cluster, score_on_cluster
 
+    load = partial(
+        load_reward_model, str(_absolute(name)), base_model=_absolute(base_model), **loading
+    )
+    device = loading["device"]
     return _Place(
-        opened=partial(model_on_cluster, load, address=address, n_workers=n_workers, device=device),
+        opened=partial(model_on_cluster, load, address=ray, n_workers=ray_workers, device=device),
         score=partial(score_on_cluster, batch_tokens=batch_tokens),
         describe=_say_device,
     )
 
 
-def _place_on_server(served: Any) -> _Place:
+def _place_on_server(url: str, **connecting: Any) -> _Place:
     from charm_rm.models.endpoint_scoring import score_at_endpoint
 
+    served = connect_model(url, **connecting)
     return _Place(
         opened=lambda: nullcontext(served),
         score=score_at_endpoint,
@@ -247,8 +223,46 @@ def _place_on_server(served: Any) -> _Place:
     )
 
 
+def _run(
+    place: _Place, table: "pl.DataFrame", *, parts: Path
+) -> tuple["pl.DataFrame", Meter, dict[str, Any]]:
+    """The scores, how the run went, and what they were computed with."""
+    from charm_rm.data.provenance import library_versions
+
+    with place.opened() as model:
+        warn(model.warnings)
+        say(f"{len(table)} responses; {model.name} {place.describe(model)}")
+        with meter(place.unit) as progress:
+            scores = place.score(
+                table,
+                model,
+                parts=parts,
+                on_progress=progress.report,
+                on_warning=lambda line: warn([line]),
+            )
+        made_by = {
+            "model": model.fingerprint(),
+            "n_truncated": int(scores["truncated"].sum()),
+            "libraries": library_versions(),
+            **place.provenance,
+        }
+    return scores, progress, made_by
+
+
 def _say_device(model: Any) -> str:
     return f"in {model.dtype} on {model.device}"
+
+
+def _refuse_given(options: Mapping[str, object], *, because: str) -> None:
+    """Options that were given and would be ignored, by the names of their parameters."""
+    unset = {"batch_tokens": BATCH_TOKENS, "api": Api.AUTO}
+    refuse_options(
+        {
+            f"--{name.replace('_', '-')}": value not in (None, False, unset.get(name))
+            for name, value in options.items()
+        },
+        because=because,
+    )
 
 
 def _absolute(model: str | None) -> str | None:

@@ -30,7 +30,7 @@ class CategoryOffsets:
         standard_errors: Of ``offsets``, in score points.
         own_offsets: Root of Eq. 4 in each group by itself.
         own_errors: Their standard errors, from the prompts alone; NaN for a group under
-            ``min_prompts``.
+            ``min_prompts``, which has the global offset.
         weights: Share of ``own_offsets`` in ``offsets``; the rest is ``global_offset``.
         n_prompts: Prompts in each group.
         win_rates_before: Win rate in each group without an offset.
@@ -101,7 +101,8 @@ def solve_category_offsets(
     99%; with the square counted once, 92 to 99%.
 
     The offset of a single category is the global one. A group that is too small even after
-    merging takes the global offset, shrunk or not.
+    merging takes the global offset, shrunk or not; its squared standard error is t^2 + var(D), as
+    its own offset may lie as far from D as those of other categories do.
 
     Args:
         margins: Score of the over-valued policy minus score of the reference on the same
@@ -158,7 +159,7 @@ def solve_category_offsets(
     return CategoryOffsets(
         offsets=offsets,
         standard_errors=np.hypot(
-            _drawn_errors(own, errors, weights=weights, whole=whole), by_target
+            _drawn_errors(own, errors, weights=weights, whole=whole, between=between), by_target
         ),
         own_offsets=own,
         own_errors=errors,
@@ -255,10 +256,13 @@ def _own_weights(errors: Floats, between_variance: float) -> Floats:
     return np.divide(between_variance, total, out=np.zeros_like(total), where=known & (total > 0))
 
 
-def _drawn_errors(own: Floats, errors: Floats, *, weights: Floats, whole: _Root) -> Floats:
+def _drawn_errors(
+    own: Floats, errors: Floats, *, weights: Floats, whole: _Root, between: float
+) -> Floats:
     """Standard errors from the prompts, of roots drawn toward the global one."""
-    drawn = np.where(np.isfinite(errors), own - whole.offset, 0.0)
-    variances = weights * np.nan_to_num(errors) ** 2
+    known = np.isfinite(errors)
+    drawn = np.where(known, own - whole.offset, 0.0)
+    variances = np.where(known, weights * np.nan_to_num(errors) ** 2, between)
     variances += (1.0 - weights) ** 2 * (whole.error**2 + 2.0 * drawn**2)
     return np.asarray(np.sqrt(variances))
 

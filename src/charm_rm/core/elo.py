@@ -54,15 +54,49 @@ def elo_standard_error(elo_low: ArrayLike, elo_high: ArrayLike) -> NDArray[np.fl
     return np.asarray(np.nan_to_num(width / (2 * NORMAL_95), nan=0.0))
 
 
+def covariance_factor(covariance: ArrayLike) -> NDArray[np.float64]:
+    """Factor F of a covariance, F F^T, from its eigenvectors times the roots of its eigenvalues.
+
+    Row i of F is the error of rating i, spread over independent standard normals: the covariance
+    of two ratings is the dot product of their rows. So a row can leave the table, or move in it,
+    and what it says of the others still holds.
+
+    Args:
+        covariance: Of the ratings, in squared Elo points, shape (n_models, n_models).
+
+    Returns:
+        F in Elo points, shape (n_models, n_factors), the largest part first; parts under 1e-12
+        of it, which are rounding, are left out.
+
+    Raises:
+        ValueError: If the matrix is not finite, not symmetric, or has a negative eigenvalue.
+
+    Example:
+        >>> factor = covariance_factor([[4.0, 4.0], [4.0, 4.0]])
+        >>> factor.shape, (factor @ factor.T).round(6).tolist()
+        ((2, 1), [[4.0, 4.0], [4.0, 4.0]])
+    """
+    matrix = np.asarray(covariance, dtype=np.float64)
+    largest = float(np.abs(matrix).max(initial=0.0))
+    if not np.isfinite(largest) or not np.allclose(matrix, matrix.T, rtol=0, atol=1e-8 * largest):
+        raise ValueError("a covariance must be finite and symmetric")
+    values, vectors = np.linalg.eigh(0.5 * (matrix + matrix.T))
+    if values[0] < -1e-8 * largest:
+        raise ValueError(f"a covariance has no negative eigenvalue, got {values[0]:g}")
+    kept = np.flatnonzero(values > 1e-12 * values[-1])[::-1]
+    return np.asarray(vectors[:, kept] * np.sqrt(values[kept]))
+
+
 def draw_elo(
-    elo: ArrayLike, standard_error: ArrayLike, *, n_draws: int, rng: np.random.Generator
+    elo: ArrayLike, errors: ArrayLike, *, n_draws: int, rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Ratings drawn from their uncertainty: independent normals around the published values.
+    """Ratings drawn from their uncertainty: normals around the published values.
 
     Args:
         elo: Ratings in Elo points, shape (n_models,).
-        standard_error: Their standard errors in Elo points, shape (n_models,); 0 keeps a
-            rating fixed.
+        errors: Standard errors of independent ratings in Elo points, shape (n_models,); or a
+            factor of their covariance as `covariance_factor` gives it, shape
+            (n_models, n_factors). 0 keeps a rating fixed.
         n_draws: How many sets of ratings to draw.
         rng: Source of randomness.
 
@@ -72,7 +106,12 @@ def draw_elo(
     Example:
         >>> draw_elo([1200.0], [0.0], n_draws=2, rng=np.random.default_rng(0)).tolist()
         [[1200.0], [1200.0]]
+        >>> together = draw_elo([0.0, 9.0], [[3.0], [3.0]], n_draws=2, rng=np.random.default_rng(0))
+        >>> np.diff(together).ravel()
+        array([9., 9.])
     """
-    centre = np.asarray(elo, dtype=np.float64)
-    noise = rng.standard_normal((n_draws, centre.size))
-    return np.asarray(centre + noise * np.asarray(standard_error, dtype=np.float64))
+    factor = np.asarray(errors, dtype=np.float64)
+    if factor.ndim == 1:
+        factor = np.diag(factor)
+    noise = rng.standard_normal((n_draws, factor.shape[1]))
+    return np.asarray(np.asarray(elo, dtype=np.float64) + noise @ factor.T)

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from charm_rm.core.joint_fit import TOLERANCE, JointProblem, fit_offsets, pose_problem
+from charm_rm.core.uncertainty import Codes
 from charm_rm.core.win_rates import Floats, WinRateKind, tie_width, win_rate_matrix
 
 HARD_START = 0.1  # temperature of the fit that hard rates start from, in score spreads
@@ -95,8 +96,8 @@ def solve_joint_offsets(
     all gaps are tried, and of equally good ones the nearest is taken; the policies take turns
     until none improves. They start from a sigmoid fit whose temperature is a tenth of the score
     spread, and those that are farthest off there come first. That is a minimum along each
-    coordinate, which need not be the global one. Offsets stop in the middle of a gap, never on
-    a tie.
+    coordinate, which need not be the global one. Offsets stop in the middle of a gap, or on a
+    tie where scores on a grid have equal margins there and no gap is as good.
 
     Args:
         scores: Score points, shape (n_prompts, n_policies); NaN where a response is missing.
@@ -185,7 +186,8 @@ def _best_gap(
 
     Where the offset passes a breakpoint, the policy wins one prompt more against one opponent.
     The k-th breakpoint of an opponent so changes its squared residual from ((k - 1)/n - q)^2 to
-    (k/n - q)^2; the running sum over all breakpoints in order is the loss in every gap.
+    (k/n - q)^2; the running sum over all breakpoints in order is the loss in every gap. Where c
+    breakpoints of an opponent are equal, the offset may also stop on them, as ties.
     """
     opponents = np.flatnonzero(problem.n_shared[policy])
     levels = rows[opponents] + offsets[opponents, None] - rows[policy]
@@ -200,11 +202,39 @@ def _best_gap(
     at = np.concatenate([[at.min() - spread], at[order], [at.max() + spread]])
     loss = np.concatenate([[0.0], np.cumsum(change[known][order])])
     low, high = at[:-1], at[1:]
-    wide = high - low > tie_width(levels)  # the others are no gaps but rounding
+    width = tie_width(levels)
+    wide = high - low > width  # the others are no gaps but rounding
     best = np.flatnonzero(wide & (loss <= loss[wide].min() + EVEN))
     here = np.maximum(0.0, np.maximum(low[best] - offsets[policy], offsets[policy] - high[best]))
     nearest = best[np.argmin(here)]
+    if np.any(np.diff(breaks, axis=1) <= width):
+        owners = np.nonzero(known)[0][order]
+        tie_loss = _tie_losses(loss, owners, first=wide[:-1], n_shared=n_shared[:, 0])
+        if tie_loss.min() < loss[nearest] - EVEN:
+            ties = at[1:-1][tie_loss <= tie_loss.min() + EVEN]
+            return float(ties[np.argmin(np.abs(ties - offsets[policy]))])
     return float(0.5 * (low[nearest] + high[nearest]))
+
+
+def _tie_losses(
+    loss: Floats, owners: Codes, *, first: NDArray[np.bool_], n_shared: Floats
+) -> Floats:
+    """Loss of an offset that stops on a breakpoint; infinite where no opponent has several there.
+
+    The rate on a tie is half-way between the steps, so with c equal breakpoints its squared
+    residual lies c^2 / (4 n^2) below the mean of those on both sides. ``first`` marks the first
+    of each run of equal breakpoints, ``owners`` their opponents; all have shape (n_breaks,), but
+    for the ``loss`` in each gap.
+    """
+    run = np.cumsum(first) - 1
+    cell, size = np.unique(run * len(n_shared) + owners, return_counts=True)
+    run_of, owner = np.divmod(cell, len(n_shared))
+    gain = np.bincount(run_of, 0.25 * (size / n_shared[owner]) ** 2)
+    begin = np.flatnonzero(first)
+    end = np.append(begin[1:], first.size)
+    tied = 0.5 * (loss[begin] + loss[end]) - gain
+    tied[np.bincount(run_of, size > 1) == 0] = np.inf
+    return np.asarray(tied[run])
 
 
 def _margin_spread(scores: Floats) -> float:

@@ -12,9 +12,11 @@ from scipy.special import expit
 
 Floats = NDArray[np.float64]
 WinRateKind = Literal["sigmoid", "hard"]
-# A margin this small beside the largest, or at all, is a rounding error: 0.3 - 0.2 - 0.1 is a tie.
+# A margin this small beside the large ones, or at all, is a rounding error: 0.3 - 0.2 - 0.1 is a
+# tie. The large ones are the 0.9 quantile: a score of -1e10 for a failed response makes no ties.
 TIE_SHARE = 1e-9
 TIE_FLOOR = 1e-12
+LARGE = 0.9
 
 
 def sigmoid_win_rate(margins: Floats, *, temperature: float = 1.0) -> float:
@@ -108,14 +110,19 @@ def tie_width(margins: Floats) -> float:
         margins: Any shape, in score points; NaN is left out.
 
     Returns:
-        1e-9 of the largest margin by size, and at least 1e-12.
+        1e-9 of the 0.9 quantile of the sizes above 1e-12 (of up to ten, the largest), and at least
+        1e-12.
 
     Example:
         >>> tie_width(np.array([-2.0, np.nan, 1.0]))
         2e-09
     """
-    largest = np.max(np.abs(margins), initial=0.0, where=np.isfinite(margins))
-    return float(max(TIE_SHARE * largest, TIE_FLOOR))
+    sizes = np.abs(margins)
+    sizes = sizes[np.isfinite(sizes) & (sizes > TIE_FLOOR)]
+    if sizes.size == 0:
+        return TIE_FLOOR
+    large = np.quantile(sizes, LARGE, method="higher")
+    return float(max(TIE_SHARE * large, TIE_FLOOR))
 
 
 def wins(margins: Floats, *, kind: WinRateKind, temperature: float = 1.0) -> Floats:

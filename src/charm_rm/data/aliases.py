@@ -16,6 +16,7 @@ from pathlib import Path
 import polars as pl
 
 from charm_rm.data.arena import ALIASES, EloTable, elo_table
+from charm_rm.data.formats import READERS
 from charm_rm.data.tables import DataError, nearest_names, read_table
 
 
@@ -105,27 +106,41 @@ def read_names(text: str) -> list[str]:
         The names, each once, in their order.
 
     Raises:
-        DataError: If the file has no such column, or there are no names.
+        DataError: If the file can't be read or has no such column, or there are no names.
 
     Example:
         >>> read_names("gpt4_0613, vicuna-7b")
         ['gpt4_0613', 'vicuna-7b']
     """
     path = Path(text)
-    if path.suffix.lower() in (".parquet", ".csv", ".json", ".jsonl", ".ndjson") or path.is_dir():
+    there = _is_there(path)
+    if path.suffix.lower() in READERS or (there and path.is_dir()):
         frame = read_table(text)
         column = next((c for c in ("policy", "generator", "model") if c in frame.columns), None)
         if column is None:
-            raise DataError(f"{text}: no column 'policy' or 'model'; it has {frame.columns}")
+            raise DataError(
+                f"{text}: no column 'policy' or 'model'; it has {', '.join(frame.columns)}"
+            )
         found = frame[column].drop_nulls().cast(pl.String).to_list()
-    elif path.is_file():
-        found = path.read_text(encoding="utf-8").splitlines()
+    elif there:
+        try:
+            found = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError) as error:
+            raise DataError(f"{text}: not a readable text ({error}); check the file") from error
     else:
         found = text.split(",")
     names = [name for name in dict.fromkeys(name.strip() for name in found) if name]
     if not names:
         raise DataError(f"{text!r}: no names; give a file or a comma-separated list")
     return names
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is such a file; a list of names can be too long for the name of one."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def _reason(name: str, found: list[str], *, models: list[str]) -> str:

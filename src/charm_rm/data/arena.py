@@ -2,17 +2,24 @@
 
 A table is of one board and one date: differences of ratings across dates or boards mean
 nothing, so a file that holds two is refused.
+
+Ratings fitted together err together. Columns ``elo_error_1, elo_error_2, ...`` say how: the
+covariance of two ratings is the sum over these columns of the products of their values, in
+squared Elo points. Each row speaks for its own model, so rows may be dropped, sorted and renamed.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from charm_rm.core.elo import elo_standard_error
 from charm_rm.data.tables import (
     DataError,
     not_found,
@@ -35,6 +42,8 @@ ELO_SCHEMA = {
     "source": pl.String,
 }
 ALIASES = "aliases.csv"  # other names of the Arena's models, beside the tables
+ERROR_COLUMN = re.compile(r"elo_error_[0-9]+")
+EloErrors = Literal["covariance", "independent", "none"]
 _SNAPSHOTS = files("charm_rm.data") / "snapshots"
 
 
@@ -44,7 +53,8 @@ class EloTable:
 
     Attributes:
         frame: Columns ``model, elo, elo_low, elo_high`` (95% interval, null where unknown),
-            ``votes, date, board, source``; ratings in Elo points.
+            ``votes, date, board, source``, and the ``elo_error_*`` of ratings whose covariance is
+            known; in Elo points.
         board: Name of the board; empty where the file has none.
         date: ISO date of the ratings; empty where the file has none.
         name: The file, or the name of the bundled table.
@@ -64,6 +74,52 @@ class EloTable:
             ['gpt-4o-mini-2024-07-18', 'gemma-2-9b-it-SimPO']
         """
         return self.frame["model"].to_list()
+
+    @property
+    def errors(self) -> EloErrors:
+        """What is known of the errors: a covariance, intervals (taken as independent), or nothing.
+
+        Example:
+            >>> read_elo("table7").errors
+            'independent'
+        """
+        if len(self.frame.columns) > len(ELO_SCHEMA):
+            return "covariance"
+        return "none" if self.frame["elo_low"].is_null().all() else "independent"
+
+    def to_json(self) -> dict[str, str]:
+        """What a result says of the ratings that it rests on.
+
+        Example:
+            >>> read_elo("table7").to_json()
+            {'board': 'chatbot-arena text overall', 'date': '2025-03-03', 'errors': 'independent'}
+        """
+        return {"board": self.board, "date": self.date, "errors": self.errors}
+
+    def error_factor(self, models: Sequence[str]) -> NDArray[np.float64]:
+        """Errors of some ratings: F, where F F^T is their covariance (`core.elo.draw_elo`).
+
+        Args:
+            models: Names, each of which must be in the table.
+
+        Returns:
+            Elo points, shape (n_models, n_factors): the ``elo_error_*``, or else a diagonal matrix
+            of the standard errors behind the intervals, 0 where there is none.
+
+        Raises:
+            DataError: If a model is not in the table.
+
+        Example:
+            >>> rows = {"model": ["a", "b"], "elo": [1000, 1050], "elo_error_1": [3.0, 3.0]}
+            >>> elo_table(pl.DataFrame(rows), name="mine").error_factor(["b"])
+            array([[3.]])
+        """
+        ratings = self.ratings(models)
+        if self.errors != "covariance":
+            return np.diag(elo_standard_error(ratings[:, 1], ratings[:, 2]))
+        columns = self.frame.columns[len(ELO_SCHEMA) :]
+        rows = {row[0]: row[1:] for row in self.frame.select("model", *columns).iter_rows()}
+        return np.array([rows[model] for model in models], dtype=np.float64)
 
     def ratings(self, models: Sequence[str]) -> NDArray[np.float64]:
         """Rating and its 95% interval for each model, in Elo points.
@@ -105,7 +161,7 @@ def read_elo(name: str | Path) -> EloTable:
 
     Args:
         name: One of `bundled_elo_names`, or a file with columns ``model`` and ``elo`` and, if
-            known, ``elo_low, elo_high, votes, date, board, source``.
+            known, ``elo_low, elo_high, votes, date, board, source`` and ``elo_error_1, ...``.
 
     Returns:
         The checked table.
@@ -161,7 +217,8 @@ def elo_table(raw: pl.DataFrame, *, name: str) -> EloTable:
     """An Elo table from a frame, checked.
 
     Args:
-        raw: Columns ``model`` and ``elo`` and, if known, the other ones of ``ELO_SCHEMA``.
+        raw: Columns ``model`` and ``elo`` and, if known, the other ones of ``ELO_SCHEMA`` and
+            ``elo_error_1, ...``.
         name: Where it came from, for messages.
 
     Returns:
@@ -177,13 +234,14 @@ def elo_table(raw: pl.DataFrame, *, name: str) -> EloTable:
     require_columns(raw, ("model", "elo"), where=name)
     if raw.is_empty():
         raise DataError(f"{name}: no rows; give a table with ratings")
+    errors = [column for column in raw.columns if ERROR_COLUMN.fullmatch(column)]
     require_plain_columns(raw, ELO_SCHEMA, where=name)
-    require_number_columns(raw, ("elo", "elo_low", "elo_high", "votes"), where=name)
+    require_number_columns(raw, ("elo", "elo_low", "elo_high", "votes", *errors), where=name)
     frame = raw.select(
         pl.col(column).cast(kind, strict=False)
         if column in raw.columns
         else pl.lit(None, dtype=kind).alias(column)
-        for column, kind in ELO_SCHEMA.items()
+        for column, kind in (ELO_SCHEMA | dict.fromkeys(errors, pl.Float64)).items()
     )
     _refuse_bad_ratings(raw, frame, name=name)
     repeated = frame.filter(pl.col("model").is_duplicated())["model"]
@@ -198,13 +256,14 @@ def elo_table(raw: pl.DataFrame, *, name: str) -> EloTable:
 
 
 def _refuse_bad_ratings(raw: pl.DataFrame, frame: pl.DataFrame, *, name: str) -> None:
-    for column in ("elo", "elo_low", "elo_high"):
+    nameless = frame["model"].is_null().arg_true()
+    if not nameless.is_empty():
+        raise DataError(f"{name}: row {int(nameless[0]) + 1} has no model; mend it or drop it")
+    for column in ("elo", "elo_low", "elo_high", *frame.columns[len(ELO_SCHEMA) :]):
         if column not in raw.columns:
             continue
         usable = frame[column].is_finite().fill_null(value=False)
-        absent = (
-            raw[column].is_null() if column != "elo" else pl.repeat(False, len(raw), eager=True)
-        )
+        absent = raw[column].is_null() & (column in ("elo_low", "elo_high"))
         bad = (~(usable | absent)).arg_true()
         if not bad.is_empty():
             row = int(bad[0])
@@ -216,7 +275,8 @@ def _refuse_bad_ratings(raw: pl.DataFrame, frame: pl.DataFrame, *, name: str) ->
     if not half.is_empty():
         model = half["model"][0]
         raise DataError(f"{name}: the interval of {model!r} has one end only; give both or none")
-    span = float(np.ptp(frame["elo"].to_numpy()))
+    ends = frame.select("elo", "elo_low", "elo_high").to_numpy()
+    span = float(np.nanmax(ends) - np.nanmin(ends))
     if span > MAX_SPAN:
         raise DataError(
             f"{name}: ratings span {span:.0f} points; Elo points are wanted, 400 per factor of ten"

@@ -7,7 +7,9 @@ several turns the first is taken.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -57,22 +59,72 @@ def first_turns(
         >>> [one[3] for one in first_turns(pl.DataFrame(row), where="battles.csv")]
         ['Hello', None]
     """
-    spoken = "conversation_{}" if "conversation_a" in battles.columns else "response_{}"
+    for row, sides in _conversations(battles):
+        with _naming(where, row):
+            for side, turns in zip("ab", sides(), strict=True):
+                yield row, side, *_first_of(turns)
+
+
+def whole_conversations(
+    battles: pl.DataFrame, *, where: str
+) -> Iterator[tuple[list[Message] | None, list[Message] | None]]:
+    """What was said on both sides of every battle, from the first turn to the last answer.
+
+    Args:
+        battles: A table of which `is_battles` is true.
+        where: The file, for messages.
+
+    Returns:
+        An iterator of the two conversations; None for one with a turn that is not text.
+
+    Raises:
+        DataError: If turns are neither texts nor messages.
+
+    Example:
+        >>> row = {"model_a": ["x"], "model_b": ["y"], "prompt": ['["Hi"]']}
+        >>> row |= {"response_a": ['["Hello"]'], "response_b": ["[null]"]}
+        >>> next(whole_conversations(pl.DataFrame(row), where="battles.csv"))[0][1]
+        {'role': 'assistant', 'content': 'Hello'}
+    """
+    for row, sides in _conversations(battles):
+        with _naming(where, row):
+            first, second = (_as_texts(turns) for turns in sides())
+            yield first, second
+
+
+def _conversations(
+    battles: pl.DataFrame,
+) -> Iterator[tuple[int, Callable[[], list[list[dict[str, Any]]]]]]:
+    """Each row with what reads its two sides, whose faults are then those of that row."""
+    whole = "conversation_a" in battles.columns
+    spoken = "conversation_{}" if whole else "response_{}"
     names = ("prompt", spoken.format("a"), spoken.format("b"))
     for row, cells in enumerate(battles.select(n for n in names if n in battles.columns).rows()):
-        try:
-            for side, said in zip("ab", cells[-2:], strict=True):
-                turns = (
-                    _listed(said)
-                    if "conversation_a" in battles.columns
-                    else _interleaved(_listed(cells[0]), _listed(said))
-                )
-                yield row, side, *_first_of(turns)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            reason = " ".join(str(error).split())[:120]
-            raise DataError(
-                f"{where}: row {row + 1}: not a conversation ({reason}); mend that row or drop it"
-            ) from error
+        yield row, partial(_sides, cells, whole=whole)
+
+
+def _sides(cells: tuple[Any, ...], *, whole: bool) -> list[list[dict[str, Any]]]:
+    if whole:
+        return [_listed(said) for said in cells[-2:]]
+    return [_interleaved(_listed(cells[0]), _listed(said)) for said in cells[-2:]]
+
+
+@contextmanager
+def _naming(where: str, row: int) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise DataError(
+            f"{where}: row {row + 1}: not a conversation ({reason}); mend that row or drop it"
+        ) from error
+
+
+def _as_texts(turns: list[dict[str, Any]]) -> list[Message] | None:
+    texts = [(turn["role"], _text_of(turn["content"])) for turn in turns]
+    if any(text is None for _, text in texts):
+        return None
+    return [{"role": role, "content": text or ""} for role, text in texts]
 
 
 def _listed(cell: Any) -> list[Any]:

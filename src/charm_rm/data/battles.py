@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from charm_rm.data.battle_style import count_style
-from charm_rm.data.tables import DataError, read_table, require_columns
+from charm_rm.data.tables import DataError, read_table, require_columns, require_plain_columns
 
 OUTCOMES = {
     "model_a": 1.0,
@@ -23,6 +23,7 @@ OUTCOMES = {
 }
 ONE_HOT = {"winner_model_a": 1.0, "winner_model_b": 0.0, "winner_tie": 0.5}
 TIMES = ("tstamp", "timestamp", "date")
+LAST_SECOND = 4_102_444_800  # 2100-01-01
 
 
 def read_battles(
@@ -43,8 +44,9 @@ def read_battles(
 
     Raises:
         DataError: If a file can't be read, lacks a column, holds no battles, a battle has no
-            model, one model twice or an unknown winner, the votes are of several kinds of which
-            none was chosen or of none of the kind chosen, or there is no style to count.
+            model, one model twice, an unknown winner or a time that is none, the votes are of
+            several kinds of which none was chosen or of none of the kind chosen, or there is no
+            style to count.
 
     Example:
         >>> import tempfile
@@ -117,10 +119,12 @@ def _read_one(name: str, *, style: bool) -> pl.DataFrame:
     require_columns(raw, ("model_a", "model_b"), where=name)
     if raw.is_empty():
         raise DataError(f"{name}: no rows; give a file with battles")
+    plain = ("model_a", "model_b", "winner", *ONE_HOT, "vote_type", *TIMES)
+    require_plain_columns(raw, plain, where=name)
     frame = raw.select(
         pl.col("model_a", "model_b").cast(pl.String),
         outcome=battle_outcomes(raw, where=name),
-        date=_dates(raw),
+        date=_dates(raw, where=name),
         vote_type=_optional(raw, "vote_type"),
     )
     for column in ("model_a", "model_b"):
@@ -130,17 +134,22 @@ def _read_one(name: str, *, style: bool) -> pl.DataFrame:
     return frame.hstack(count_style(raw, where=name)) if style else frame
 
 
-def _dates(raw: pl.DataFrame) -> pl.Series:
+def _dates(raw: pl.DataFrame, *, where: str) -> pl.Series:
     """Day of each battle, from seconds since 1970, a text or a time; null where there is none."""
     column = next((name for name in TIMES if name in raw.columns), None)
     if column is None:
         return pl.Series([None] * len(raw), dtype=pl.Date)
     times = raw[column]
     if times.dtype.is_numeric():
+        wrong = ~times.is_between(0, LAST_SECOND).fill_null(value=True)
+        what = f"has a {column} that is not in seconds since 1970; divide milliseconds by 1000"
+        _refuse_first(wrong & times.is_not_nan(), what, where=where)
         return pl.from_epoch(times.cast(pl.Int64, strict=False), time_unit="s").dt.date()
     if times.dtype == pl.String:
         return times.str.slice(0, 10).str.to_date("%Y-%m-%d", strict=False)
-    return times.cast(pl.Date, strict=False)
+    if times.dtype not in (pl.Date, pl.Datetime, pl.Null):
+        raise DataError(f"{where}: column {column!r} holds {times.dtype}, not dates; mend it")
+    return times.cast(pl.Date)
 
 
 def _optional(raw: pl.DataFrame, column: str) -> pl.Expr:

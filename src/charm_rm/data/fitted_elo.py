@@ -16,7 +16,7 @@ from charm_rm.core.battles import (
     style_differences,
     undecided_models,
 )
-from charm_rm.core.elo import NORMAL_95
+from charm_rm.core.elo import NORMAL_95, covariance_factor
 from charm_rm.core.intervals import percentile_interval
 from charm_rm.core.ratings import Ratings, fit_ratings, resample_ratings
 from charm_rm.data.arena import EloTable, elo_table
@@ -29,9 +29,11 @@ class FittedElo:
     """An Elo table fitted from battles, and how it was fitted.
 
     Attributes:
-        table: The ratings, best model first; ``votes`` counts the battles of each model.
+        table: The ratings, best model first, with their covariance in ``elo_error_*``; ``votes``
+            counts the battles of each model.
         covariance: Covariance of the ratings in squared Elo points, in the order of the table,
-            with the anchor or the mean held fixed.
+            with the anchor or the mean held fixed: the sandwich's or the posterior's, also where
+            the intervals are from the bootstrap.
         n_battles: Number of battles.
         anchor: The model whose rating was given; None where the mean of all models was.
         origin: That rating, in Elo points.
@@ -141,6 +143,7 @@ def fit_elo(
         date=pl.lit(_last_date(battles), pl.String),
         board=pl.lit(board),
         source=pl.lit(source or None, pl.String),
+        **_error_columns(ratings.covariance),
     )
     effects = zip(ratings.style.tolist(), ratings.style_error.tolist(), strict=True)
     return FittedElo(
@@ -156,6 +159,12 @@ def fit_elo(
         style=dict(zip(features, effects, strict=True)),
         warnings=(*_unbounded(counts, ratings, names=names), *_undecided(counts, names), *unused),
     )
+
+
+def _error_columns(covariance: Floats) -> dict[str, pl.Series]:
+    """The columns in which an Elo table holds the covariance of its ratings."""
+    factor = covariance_factor(covariance)
+    return {f"elo_error_{at}": pl.Series(column) for at, column in enumerate(factor.T, start=1)}
 
 
 def _style_features(battles: pl.DataFrame) -> tuple[dict[str, Floats], list[str]]:

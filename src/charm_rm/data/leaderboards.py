@@ -14,7 +14,13 @@ import polars as pl
 
 from charm_rm.core.elo import NORMAL_95
 from charm_rm.data.arena import EloTable, elo_table
-from charm_rm.data.tables import DataError, nearest_names, read_table, require_number_columns
+from charm_rm.data.tables import (
+    DataError,
+    nearest_names,
+    read_table,
+    require_number_columns,
+    require_plain_columns,
+)
 
 LATEST = "latest"
 # What each column may be called, in lower-case letters and digits only; the first that is not
@@ -103,6 +109,7 @@ def _known_columns(raw: pl.DataFrame, *, where: str) -> pl.DataFrame:
                 f"{where}: no column that holds the {column}, such as {example!r}; "
                 f"it has {', '.join(raw.columns)}"
             )
+    require_plain_columns(raw, [name for names in known.values() for name in names], where=where)
     frame = raw.select(
         pl.coalesce(columns).alias(column) for column, columns in known.items() if columns
     )

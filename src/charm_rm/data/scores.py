@@ -77,6 +77,46 @@ class ScoreMatrix:
         return self.values[:, self.policies.index(policy)]
 
 
+def attach_scores(
+    responses: pl.DataFrame,
+    *,
+    scores: Sequence[float],
+    n_tokens: Sequence[int | None],
+    name: str,
+    max_length: int | None,
+) -> pl.DataFrame:
+    """A table of scores from responses and what a reward model gave them.
+
+    Args:
+        responses: As `charm_rm.data.responses.read_responses` returns them.
+        scores: Score points, one per response, in their order.
+        n_tokens: Tokens of each conversation before truncation; None where unknown.
+        name: Of the reward model.
+        max_length: Tokens at which it cuts; None where it does not.
+
+    Returns:
+        Columns ``prompt_id, policy, sample, score, reward_model, category`` (if the responses have
+        it), ``n_tokens`` and ``truncated``.
+
+    Example:
+        >>> rows = {"prompt_id": ["p"], "policy": ["a"], "sample": [0], "response": ["Hi"]}
+        >>> table = attach_scores(
+        ...     pl.DataFrame(rows), scores=[1.5], n_tokens=[9], name="rm", max_length=8
+        ... )
+        >>> table.row(0)
+        ('p', 'a', 0, 1.5, 'rm', 9, True)
+    """
+    lengths = pl.Series("n_tokens", n_tokens, dtype=pl.Int64)
+    cut = pl.Series([False] * len(lengths)) if max_length is None else lengths > max_length
+    table = responses.with_columns(
+        pl.Series("score", scores, dtype=pl.Float64),
+        pl.lit(name).alias("reward_model"),
+        lengths,
+        cut.fill_null(value=False).alias("truncated"),
+    )
+    return table.select(column for column in [*SCORE_SCHEMA, *OPTIONAL] if column in table.columns)
+
+
 def read_scores(
     paths: Iterable[str | Path], *, by: str = "category", mix_provenance: bool = False
 ) -> pl.DataFrame:
@@ -129,6 +169,7 @@ def _read_one(name: str, *, by: str) -> pl.DataFrame:
     frame = read_table(name)
     wanted = ("prompt_id", "policy", "score", *([by] if by != "category" else []))
     require_columns(frame, wanted, where=name)
+    require_plain_columns(frame, (by,), where=name)
     if by != "category":
         frame = frame.with_columns(pl.col(by).cast(pl.String).alias("category"))
     if frame.is_empty():
@@ -140,6 +181,9 @@ def _read_one(name: str, *, by: str) -> pl.DataFrame:
     schema = SCORE_SCHEMA | {name: kind for name, kind in OPTIONAL.items() if name in frame.columns}
     require_plain_columns(frame, schema, where=name)
     require_number_columns(frame, ("score", "raw_score", "sample", "n_tokens"), where=name)
+    kind = frame.schema.get("truncated", pl.Null())
+    if not (kind.is_numeric() or kind in (pl.Boolean, pl.Null)):
+        raise DataError(f"{name}: column 'truncated' holds {kind}, not true or false; mend it")
     cast = frame.select(pl.col(column).cast(kind, strict=False) for column, kind in schema.items())
     _refuse_unusable(frame, cast, where=name)
     return cast
@@ -150,6 +194,8 @@ def _refuse_unusable(raw: pl.DataFrame, cast: pl.DataFrame, *, where: str) -> No
     scores = [column for column in ("score", "raw_score") if column in cast.columns]
     for column in (*scores, "prompt_id", "policy", "sample", "reward_model"):
         usable = cast[column].is_finite() if column in scores else cast[column].is_not_null()
+        if column == "sample" and column in raw.columns:  # a number, but 0.5 is that of no sample
+            usable &= cast[column] == raw[column].cast(pl.Float64, strict=False)
         row = (~usable.fill_null(value=False)).arg_true()
         if not row.is_empty():
             first = int(row[0])
@@ -234,6 +280,47 @@ def prompt_categories(scores: pl.DataFrame) -> dict[str, str]:
     if not twice.is_empty():
         raise DataError(f"scores: prompt {twice['prompt_id'][0]!r} has two categories; keep one")
     return dict(known.iter_rows())
+
+
+def require_comparable(matrix: ScoreMatrix, reference: str) -> None:
+    """Policies that can all be set against one of them, on enough prompts.
+
+    Args:
+        matrix: The scores.
+        reference: One of its policies.
+
+    Raises:
+        DataError: If the reference is unknown, or a policy shares fewer than 30 prompts with it.
+
+    Example:
+        >>> rows = [(str(i), policy, 0, 1.0) for i in range(30) for policy in "ab"]
+        >>> names = ["prompt_id", "policy", "sample", "score"]
+        >>> require_comparable(score_matrix(pl.DataFrame(rows, schema=names, orient="row")), "a")
+    """
+    if reference not in matrix.policies:
+        raise not_found("reference", reference, names=matrix.policies, where="scores")
+    answered = np.isfinite(matrix.values)
+    shared = answered & answered[:, [matrix.policies.index(reference)]]
+    for policy, column in zip(matrix.policies, shared.T, strict=True):
+        n = len(np.unique(matrix.prompts[column]))
+        require_shared_prompts(n, policy=policy, reference=reference)
+
+
+def require_two_policies(over_valued: str, reference: str) -> None:
+    """Two names for a pair of policies: none is calibrated against itself.
+
+    Args:
+        over_valued: The policy to calibrate.
+        reference: The policy that stays.
+
+    Raises:
+        DataError: If both are the same.
+
+    Example:
+        >>> require_two_policies("vicuna-7b", "gpt4_0613")
+    """
+    if over_valued == reference:
+        raise DataError(f"{reference!r} is both over-valued and reference; name two policies")
 
 
 def require_shared_prompts(n_shared: int, *, policy: str, reference: str) -> None:

@@ -6,6 +6,7 @@ and not one per worker; every other worker must find the same weights. Parts are
 driver and keyed by the conversation: what they hold is not computed again.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,9 +15,11 @@ from pathlib import Path
 
 import polars as pl
 
+from charm_rm.data.conversations import check_conversation
 from charm_rm.data.parts import Parts, Setting, open_parts
 from charm_rm.data.prompts import prompt_digest
 from charm_rm.data.responses import conversation
+from charm_rm.data.scores import attach_scores
 from charm_rm.data.tables import DataError
 from charm_rm.models.cluster import (
     MapChunk,
@@ -26,11 +29,11 @@ from charm_rm.models.cluster import (
     open_cluster,
     plan_workers,
 )
-from charm_rm.models.encoding import check_conversation
-from charm_rm.models.scoring import BATCH_TOKENS, RewardModel, score_table
+from charm_rm.models.inputs import describe_unread, find_unread
+from charm_rm.models.scoring import BATCH_TOKENS, RewardModel
 
 CHARACTERS_PER_TOKEN = 4  # of a chunk that nobody has encoded yet
-PART = {"key": pl.String, "score": pl.Float64, "n_tokens": pl.Int64}
+PART = {"key": pl.String, "score": pl.Float64, "n_tokens": pl.Int64, "unread": pl.Boolean}
 BATCHES_PER_CHUNK = 4  # so that a worker can sort by length, and prompts stay together
 
 Load = Callable[[], RewardModel]
@@ -118,6 +121,7 @@ def score_on_cluster(
     parts: str | Path,
     batch_tokens: int = BATCH_TOKENS,
     on_progress: Callable[[int, int], None] | None = None,
+    on_warning: Callable[[str], object] = warnings.warn,
 ) -> pl.DataFrame:
     """Scores of all responses from the workers; the arguments are those of `score_responses`.
 
@@ -130,14 +134,16 @@ def score_on_cluster(
             run loses, has about four times as many.
         on_progress: Called with (tokens done, tokens in all). The second is an estimate from the
             characters until all are done.
+        on_warning: Called with one line, once all are scored, when prompts alone fill the model's
+            length.
 
     Returns:
         The table of `score_responses`.
 
     Raises:
-        DataError: If a conversation is malformed, the parts come from another model or other
-            settings, another run holds them, a worker finds other weights or gives a score that is
-            not finite, or the cluster gives up.
+        DataError: If a conversation is malformed, no response is read for its prompt's length, the
+            parts come from another model or other settings, another run holds them, a worker finds
+            other weights or gives a score that is not finite, or the cluster gives up.
 
     Example:
         >>> import tempfile
@@ -154,7 +160,10 @@ def score_on_cluster(
     with open_parts(parts, settings=model.fingerprint() | {"key": "conversation"}) as opened:
         done = _score_missing(work, model, opened, batch_tokens, on_progress)
     joined = work.select("key").join(done, on="key", how="left", maintain_order="left")
-    return score_table(
+    n_unread = int(joined["unread"].sum())
+    if n_unread:
+        on_warning(describe_unread(n_unread, n_rows=len(work), max_length=model.max_length))
+    return attach_scores(
         responses,
         scores=joined["score"].to_list(),
         n_tokens=joined["n_tokens"].to_list(),
@@ -236,15 +245,20 @@ def _score_missing(
     batch_tokens: int,
     on_progress: Callable[[int, int], None] | None,
 ) -> pl.DataFrame:
-    """``key, score, n_tokens`` of every conversation: those in the parts, and all others."""
+    """The columns of ``PART`` for every conversation: those in the parts, and all others.
+
+    The chunks are those of all conversations, so that a resumed run computes the rest in the same
+    company as an uninterrupted one, and to the same last bit.
+    """
     work = work.unique("key", keep="first", maintain_order=True)
     stored = parts.read()
     frames = [pl.DataFrame(schema=PART) if stored is None else stored.join(work, "key", "semi")]
-    missing = work.join(frames[0], "key", "anti", maintain_order="left")
     meter = _Meter(work, model.max_length, on_progress)
     meter.add(frames[0])
     characters = BATCHES_PER_CHUNK * CHARACTERS_PER_TOKEN * batch_tokens
-    chunks = cut_chunks(missing, characters=characters)
+    whole = cut_chunks(work, characters=characters)
+    rest = [chunk.join(frames[0], "key", "anti", maintain_order="left") for chunk in whole]
+    chunks = [chunk for chunk in rest if not chunk.is_empty()]
     scorer = partial(make_scorer, model.load, settings=model.settings, batch_tokens=batch_tokens)
     for frame in map_chunks(chunks, scorer, workers=model.workers):
         _refuse_not_finite(frame, work, model)
@@ -285,8 +299,8 @@ def make_scorer(
         batch_tokens: Padded tokens per forward pass.
 
     Returns:
-        A function from chunks of `cut_chunks` to ``key, score`` (score points) and ``n_tokens``
-        (before truncation).
+        A function from chunks of `cut_chunks` to ``key, score`` (score points), ``n_tokens``
+        (before truncation) and ``unread`` (whether nothing of the response is read).
 
     Raises:
         DataError: If the model can't be loaded, or is not the one of the other workers.
@@ -304,7 +318,7 @@ def make_scorer(
         >>> score_chunk = make_scorer(lambda: likes_length, settings={})
         >>> row = {"key": "k", "prompt": as_messages("Hi"), "response": "Hello"}
         >>> score_chunk(pl.DataFrame([row])).row(0)
-        ('k', 5.0, 1)
+        ('k', 5.0, 1, False)
     """
     model = load()
     differences = [
@@ -319,11 +333,16 @@ def make_scorer(
         )
 
     def score_chunk(chunk: pl.DataFrame) -> pl.DataFrame:
-        sequences = model.encode([conversation(row) for row in chunk.iter_rows(named=True)])
+        conversations = [conversation(row) for row in chunk.iter_rows(named=True)]
+        sequences = model.encode(conversations)
         cut = [ids[: model.max_length] for ids in sequences]
         scores = model.score_ids(cut, batch_tokens=batch_tokens)
-        lengths = pl.Series("n_tokens", [len(ids) for ids in sequences], dtype=pl.Int64)
-        return chunk.select("key", pl.Series("score", scores, dtype=pl.Float64), lengths)
+        return chunk.select(
+            "key",
+            pl.Series("score", scores, dtype=pl.Float64),
+            pl.Series("n_tokens", [len(ids) for ids in sequences], dtype=pl.Int64),
+            pl.Series("unread", find_unread(conversations, sequences, model), dtype=pl.Boolean),
+        )
 
     return score_chunk
 

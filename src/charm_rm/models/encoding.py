@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from jinja2 import TemplateError
+from jinja2 import TemplateSyntaxError
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
+from charm_rm.data.conversations import check_conversation
 from charm_rm.data.prompts import Message
 from charm_rm.data.tables import DataError
 
 SAMPLE_TEXT = (
     "Hello, world!  It's 3.14 or 1,024;\n\n    def f(x): return x  # na\u00efve \u65e5\u672c"
 )
-ROLES = ("system", "user", "assistant")
 _FIRST, _ANSWER = "<charm-1>", "<charm-2>"  # stand for texts when a template is looked at
 
 
@@ -83,63 +83,6 @@ def encode_conversations(
     )["input_ids"]
     start = [tokenizer.bos_token_id] if bos else []
     return [start + list(ids) for ids in encoded]
-
-
-def check_conversation(messages: Sequence[Message], *, where: str) -> None:
-    """A conversation that a reward model can score, or one line that says why not.
-
-    Args:
-        messages: Of roles system, user and assistant; the last is the assistant's and may be empty.
-        where: What to call the conversation in the message.
-
-    Raises:
-        DataError: If it is empty, does not end with one message of the assistant, has another
-            role, a message before the last one has no text, or a text is no Unicode.
-
-    Example:
-        >>> check_conversation([], where="row 3")
-        Traceback (most recent call last):
-        ...
-        charm_rm.data.tables.DataError: row 3: no messages; give a prompt and a response
-    """
-    if not messages:
-        raise DataError(f"{where}: no messages; give a prompt and a response")
-    for number, message in enumerate(messages):
-        role, content = message.get("role"), message.get("content")
-        if role not in ROLES:
-            raise DataError(
-                f"{where}: message {number} has role {role!r}; use {', '.join(ROLES[:-1])} "
-                f"or {ROLES[-1]}"
-            )
-        if not isinstance(content, str):
-            raise DataError(f"{where}: content of message {number} is {content!r}; give a text")
-        if not _is_unicode(content):
-            raise DataError(
-                f"{where}: message {number} ({role}) holds half a character (a lone surrogate); "
-                "read its file as UTF-8"
-            )
-        if number < len(messages) - 1 and not content.strip():
-            raise DataError(
-                f"{where}: message {number} ({role}) is empty; give its text or drop the row"
-            )
-    if messages[-1]["role"] != "assistant":
-        raise DataError(
-            f"{where}: ends with {messages[-1]['role']!r}; "
-            "a scored conversation ends with 'assistant'"
-        )
-    if len(messages) > 1 and messages[-2]["role"] == "assistant":
-        raise DataError(
-            f"{where}: the prompt ends with 'assistant', and a response follows; "
-            "take the old response out of the prompt"
-        )
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def expects_bos(tokenizer: PreTrainedTokenizerBase, *, template: str | None = None) -> bool:
@@ -227,6 +170,36 @@ def end_of_prompt_ids(
     return list(tokenizer(between, add_special_tokens=False)["input_ids"])
 
 
+def require_response(
+    tokenizer: PreTrainedTokenizerBase, *, template: str | None = None, where: str
+) -> None:
+    """A chat template that writes the response: of any other, all responses score alike.
+
+    Args:
+        tokenizer: The reward model's own.
+        template: Jinja chat template; the tokenizer's own when None.
+        where: The model, for the message.
+
+    Raises:
+        DataError: If it leaves the last message out.
+
+    Example:
+        >>> from tokenizers import Tokenizer, models
+        >>> from transformers import PreTrainedTokenizerFast
+        >>> words = Tokenizer(models.WordLevel({"<s>": 0}, unk_token="<s>"))
+        >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)
+        >>> require_response(tokenizer, template="{{ messages[0].content }}", where="rm")
+        Traceback (most recent call last):
+        ...
+        charm_rm.data.tables.DataError: rm: its chat template leaves out the response; save ...
+    """
+    if _ANSWER not in _render(_exchange(_FIRST, _ANSWER), tokenizer, template, 0):
+        raise DataError(
+            f"{where}: its chat template leaves out the response; save the one it was trained with "
+            "as chat_template.jinja"
+        )
+
+
 def find_input_faults(tokenizer: PreTrainedTokenizerBase, *, template: str) -> tuple[str, ...]:
     """What a user should know about a model's input; nothing of it is altered silently.
 
@@ -295,10 +268,14 @@ def _render(
         rendered: Any = tokenizer.apply_chat_template(
             list(messages), chat_template=template, tokenize=False, add_generation_prompt=False
         )
-    except TemplateError as error:
+    except TemplateSyntaxError as error:
         raise DataError(
-            f"conversation {number}: the model's chat template refuses it ({error}); "
-            "mend its roles or drop the row"
+            f"the model's chat template is broken ({error}); mend its chat_template.jinja"
+        ) from error
+    except Exception as error:  # a template is code, and may raise anything
+        raise DataError(
+            f"conversation {number}: the model's chat template refuses it "
+            f"({error or type(error).__name__}); mend its roles or drop the row"
         ) from error
     return str(rendered)
 

@@ -6,39 +6,42 @@ our own finds out first whether it takes the schema, a temperature and a system 
 refuses is left out. Each answer is kept in part files under the digest of its prompt, so that a
 killed run loses at most the batch in flight.
 
-Requests that fail for a passing reason (429, 5xx, no answer in time) are repeated with growing
-pauses, or when the server says; a prompt that the endpoint refuses (400, a content filter) stays
-without a category; anything else ends the run in one line. The key comes from OPENAI_API_KEY, goes
-to that endpoint and is written nowhere.
+What is repeated, and how many requests are under way, is the business of
+`charm_rm.models.endpoints`. A prompt that the endpoint refuses (400, a content filter) stays
+without a category; anything else that lasts ends the run in one line. The key comes from
+OPENAI_API_KEY, goes to that endpoint and is written nowhere.
 """
 
 import hashlib
 import json
-import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
 from charm_rm.data.categories import CATEGORIES, HARM_RULE, RULES
 from charm_rm.data.parts import Parts, Setting, open_parts
-from charm_rm.data.tables import DataError
-
-if TYPE_CHECKING:
-    from openai import OpenAI
+from charm_rm.models.endpoints import (
+    Connection,
+    Endpoint,
+    RequestFailedError,
+    connect,
+    parse_address,
+    run,
+    work_through,
+)
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 CONCURRENCY = 8  # requests under way at once
-PER_PART = 4  # answers per request under way in one part file
+PER_PART = 4  # answers in one part file, for each request under way
 READ_CHARACTERS = 8000  # of a prompt: half from its start, half from its end
 N_ASKS = 3  # times a prompt is put to the endpoint until its answer is one of the six
-MAX_RETRIES = 10  # of one request, for passing failures: about a minute in all
-FIRST_RETRIES = 2  # of the first request: a server that is not there is soon told
+MAX_RETRIES = 10  # of one request, for passing failures
+REFUSED = (400, 422)  # statuses of a request that the endpoint takes in another form, or not
+ROUTE = "/chat/completions"
 TIMEOUT = 60.0  # seconds that one request may take
 INSTRUCTION = "\n".join(
     [
@@ -84,6 +87,21 @@ class CategoryEndpoint:
     concurrency: int = CONCURRENCY
     max_retries: int = MAX_RETRIES
     timeout: float = TIMEOUT
+
+    def served(self) -> Endpoint:
+        """The address as requests are sent to it.
+
+        Raises:
+            DataError: If it is none, or holds a key.
+        """
+        parse_address(self.url, key_variable=KEY_VARIABLE)
+        return Endpoint(
+            self.url.strip().rstrip("/"),
+            concurrency=self.concurrency,
+            max_retries=self.max_retries,
+            timeout=self.timeout,
+            key_variable=KEY_VARIABLE,
+        )
 
     def fingerprint(self) -> dict[str, Setting]:
         """What decides the answers, to be compared when a run resumes; no key is in it.
@@ -142,7 +160,7 @@ def ask_categories(
         endpoint: Where to ask.
         parts: Folder for the part files; the caller deletes it (`remove_parts`) once the
             categories are safe.
-        on_progress: Called with (prompts done, prompts in all) at the start and after each part.
+        on_progress: Called with (prompts done, prompts in all) at the start and after each answer.
 
     Returns:
         One of ``CATEGORIES`` for each text; None where no answer was one of them, or the endpoint
@@ -152,163 +170,135 @@ def ask_categories(
         DataError: If the endpoint can't be reached or refuses (a wrong address, key or model),
             still fails after the retries, or the parts come from another model or instruction.
             Answers that were there by then are in the parts.
-        ValueError: If the concurrency is not positive.
+        ValueError: If the concurrency or the time-out is not positive, or the key can't stand in
+            a header.
 
     Example:
         >>> import tempfile
+        >>> from charm_rm.data.tables import DataError
         >>> nowhere = CategoryEndpoint("http://127.0.0.1:9/v1", "none", max_retries=0)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     try:
         ...         ask_categories(["Hi"], nowhere, parts=folder)
         ...     except DataError as error:
-        ...         print(str(error).partition(":9/v1:")[2].partition(";")[0])
-         no connection
+        ...         print(str(error).partition(" (")[0])
+        http://127.0.0.1:9/v1: no connection
     """
-    if endpoint.concurrency < 1:
-        raise ValueError(f"concurrency is {endpoint.concurrency}; give 1 or more")
     keys = {
         text: hashlib.sha256(_cut(text).encode("utf-8", "replace")).hexdigest() for text in texts
     }
     with open_parts(parts, settings=endpoint.fingerprint()) as opened:
         stored = opened.read()
         found: dict[str, str] = dict(stored.iter_rows()) if stored is not None else {}
-        _ask_missing(
-            {keys[text]: _cut(text) for text in texts}, found, opened, endpoint, on_progress
+        wanted = {keys[text]: _cut(text) for text in texts}
+        missing = {key: text for key, text in wanted.items() if key not in found}
+        log = _Log(
+            opened,
+            found,
+            full=endpoint.concurrency * PER_PART,
+            n_done=len(wanted) - len(missing),
+            total=len(wanted),
+            on_progress=on_progress,
         )
+        if missing:
+            run(_ask_all(missing, endpoint, log))
     return [found.get(keys[text]) for text in texts]
 
 
-def _ask_missing(
-    texts: dict[str, str],
-    found: dict[str, str],
-    parts: Parts,
-    endpoint: CategoryEndpoint,
-    on_progress: Callable[[int, int], None] | None,
-) -> None:
-    """Adds to ``found`` what the endpoint answers, and to the parts, batch by batch."""
-    missing = [key for key in texts if key not in found]
-    if on_progress:
-        on_progress(len(texts) - len(missing), len(texts))
-    if not missing:
-        return
-    size = endpoint.concurrency * PER_PART
-    with _client(endpoint) as client, _pool(endpoint.concurrency) as pool:
-        dialect = _find_dialect(client, endpoint)
-        for at in range(0, len(missing), size):
-            keys = missing[at : at + size]
-            asked = {
-                key: pool.submit(_ask_one, client, endpoint, dialect, texts[key]) for key in keys
-            }
-            answers, failure = _gather(asked)
-            if answers:
-                rows = {"prompt": [*answers], "category": [*answers.values()]}
-                parts.append(pl.DataFrame(rows))
-                found.update(answers)
-            if failure:
-                raise failure
-            if on_progress:
-                on_progress(len(texts) - len(missing) + at + len(keys), len(texts))
+class _Log:
+    """Answers that came and are not yet on disk, and how far the run is."""
 
+    def __init__(
+        self,
+        parts: Parts,
+        found: dict[str, str],
+        *,
+        full: int,
+        n_done: int,
+        total: int,
+        on_progress: Callable[[int, int], None] | None,
+    ) -> None:
+        self.parts, self.found, self.full = parts, found, full
+        self.unwritten: dict[str, str] = {}
+        self.n_done, self.total, self.on_progress = n_done, total, on_progress
+        self.report()
 
-@contextmanager
-def _pool(size: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads; when the run is broken off, requests not yet begun are dropped."""
-    pool = ThreadPoolExecutor(size)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _gather(asked: dict[str, Future[str | None]]) -> tuple[dict[str, str], DataError | None]:
-    """The valid answers, and the first failure; after one, requests not yet begun are dropped."""
-    answers: dict[str, str] = {}
-    failure: DataError | None = None
-    for key, future in asked.items():
-        try:
-            answer = future.result()
-        except CancelledError:
-            continue
-        except DataError as error:
-            failure = failure or error
-            for other in asked.values():
-                other.cancel()
-            continue
+    def add(self, key: str, answer: str | None) -> None:
         if answer is not None:
-            answers[key] = answer
-    return answers, failure
+            self.unwritten[key] = self.found[key] = answer
+        self.n_done += 1
+        if len(self.unwritten) >= self.full:
+            self.write()
+        self.report()
+
+    def write(self) -> None:
+        if self.unwritten:
+            rows = {"prompt": [*self.unwritten], "category": [*self.unwritten.values()]}
+            self.parts.append(pl.DataFrame(rows))
+            self.unwritten = {}
+
+    def report(self) -> None:
+        if self.on_progress:
+            self.on_progress(self.n_done, self.total)
 
 
-@contextmanager
-def _client(endpoint: CategoryEndpoint) -> "Iterator[OpenAI]":
-    from openai import OpenAI
+async def _ask_all(texts: dict[str, str], endpoint: CategoryEndpoint, log: _Log) -> None:
+    """Puts all prompts to the endpoint; what has come back is kept whatever happens."""
+    async with connect(endpoint.served()) as connection:
+        dialect = await _find_dialect(connection, endpoint)
 
-    key = os.environ.get(KEY_VARIABLE) or "none"  # servers at home ask for no key
-    if not (key.isascii() and key.isprintable()):
-        raise DataError(
-            f"{KEY_VARIABLE}: holds a line break or a letter that no key has; set it again"
-        )
-    with OpenAI(
-        base_url=endpoint.url,
-        api_key=key,
-        max_retries=endpoint.max_retries,
-        timeout=endpoint.timeout,
-    ) as client:
-        yield client
+        async def work(key: str) -> list[str]:
+            log.add(key, await _ask_one(connection, endpoint, dialect, texts[key]))
+            return []
 
-
-def _find_dialect(client: "OpenAI", endpoint: CategoryEndpoint) -> _Dialect:
-    """The fullest request that the endpoint takes, or the error that all of them end in."""
-    import openai
-
-    for dialect in _DIALECTS:
         try:
-            _ask_first(client, endpoint, dialect)
-        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-            refusal = error
-        except openai.OpenAIError as error:
-            raise _refused(error, endpoint) from error
+            await work_through(texts, work, n_workers=endpoint.concurrency)
+        finally:
+            log.write()
+
+
+async def _find_dialect(connection: Connection, endpoint: CategoryEndpoint) -> _Dialect:
+    """The fullest request that the endpoint takes, or the error that all of them end in."""
+    *fuller, barest = _DIALECTS
+    for dialect in fuller:
+        try:
+            await _ask(connection, dialect.request(FIRST_QUESTION, model=endpoint.model))
+        except RequestFailedError as error:
+            if error.status not in REFUSED:
+                raise
         else:
             return dialect
-    raise _refused(refusal, endpoint)
+    await _ask(connection, barest.request(FIRST_QUESTION, model=endpoint.model))
+    return barest
 
 
-def _ask_first(client: "OpenAI", endpoint: CategoryEndpoint, dialect: _Dialect) -> None:
-    """The first request: patient with a server that is busy, not with one that isn't there."""
-    import openai
-
-    request = dialect.request(FIRST_QUESTION, model=endpoint.model)
-    hasty = client.with_options(max_retries=min(FIRST_RETRIES, endpoint.max_retries))
-    try:
-        hasty.chat.completions.create(**request)
-    except (openai.RateLimitError, openai.InternalServerError):
-        client.chat.completions.create(**request)
-
-
-def _ask_one(
-    client: "OpenAI", endpoint: CategoryEndpoint, dialect: _Dialect, text: str
+async def _ask_one(
+    connection: Connection, endpoint: CategoryEndpoint, dialect: _Dialect, text: str
 ) -> str | None:
     """The category of one prompt, or None where the endpoint gave no valid one."""
-    import openai
-
     for _ in range(N_ASKS):
         try:
-            reply = client.chat.completions.create(**dialect.request(text, model=endpoint.model))
-        except (openai.BadRequestError, openai.UnprocessableEntityError):
+            category = await _ask(connection, dialect.request(text, model=endpoint.model))
+        except RequestFailedError as error:
+            if error.status not in REFUSED:
+                raise
             return None  # it took such a request before, so this prompt is what it refuses
-        except openai.OpenAIError as error:
-            raise _refused(error, endpoint) from error
-        category = _read_answer(reply)
         if category is not None:
             return category
     return None
 
 
+async def _ask(connection: Connection, request: dict[str, Any]) -> str | None:
+    return await connection.send(
+        ROUTE, lambda reply, _: _read_answer(reply), body=lambda _: request
+    )
+
+
 def _read_answer(reply: Any) -> str | None:
     """The category in a reply: the JSON that was asked for, or the bare name; else None."""
     try:
-        content = _BEFORE_ANSWER.sub("", str(reply.choices[0].message.content)).strip()
-    except (AttributeError, IndexError, TypeError):
+        content = _BEFORE_ANSWER.sub("", str(reply["choices"][0]["message"]["content"])).strip()
+    except (KeyError, IndexError, TypeError):
         return None
     content = _FENCE.sub("", content)
     try:
@@ -317,33 +307,6 @@ def _read_answer(reply: Any) -> str | None:
         answer = content
     name = answer.get("category") if isinstance(answer, dict) else answer
     return name if isinstance(name, str) and name in CATEGORIES else None
-
-
-def _refused(error: Exception, endpoint: CategoryEndpoint) -> DataError:
-    """What an endpoint did wrong, in one line that says what to do."""
-    import openai
-
-    where = f"{endpoint.url}: "
-    if isinstance(error, openai.APITimeoutError):
-        what = f"no answer within {endpoint.timeout:g} s; run again to go on, or ask less at once"
-    elif isinstance(error, openai.APIConnectionError):
-        what = "no connection; check the address, and that the server runs"
-    elif isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
-        what = f"refused the key; set {KEY_VARIABLE} to one that it takes"
-    elif isinstance(error, openai.NotFoundError):
-        what = f"no model {endpoint.model!r} there, or the address lacks /v1; check --model"
-    elif isinstance(error, openai.APIStatusError):
-        reason = _without_key(" ".join(str(error.message).split()))[:200]
-        what = f"status {error.status_code} ({reason}); run again to go on from here"
-    else:
-        what = f"{_without_key(' '.join(str(error).split()))[:200]}; check the endpoint"
-    return DataError(where + what)
-
-
-def _without_key(text: str) -> str:
-    """A server's words, should it repeat the key in them."""
-    key = os.environ.get(KEY_VARIABLE)
-    return text.replace(key, f"({KEY_VARIABLE})") if key else text
 
 
 def _cut(text: str) -> str:

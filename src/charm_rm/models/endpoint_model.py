@@ -141,7 +141,11 @@ class EndpointModel:
         if self.rules is None:
             return settings
         digest = hashlib.sha256(self.rules.template.encode()).hexdigest()[:16]
-        return settings | {"template": digest, "bos": self.rules.bos}
+        return settings | {
+            "template": digest,
+            "bos": self.rules.bos,
+            "system_prompt": self.rules.system_prompt,
+        }
 
     def _item(self, ids: Sequence[int], messages: Sequence[Message]) -> Item:
         suffix = self.rules.suffix if self.rules else ()

@@ -7,17 +7,21 @@ the model reads.
 """
 
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
 
+from charm_rm.data.conversations import check_conversation
 from charm_rm.data.parts import Parts, open_parts
+from charm_rm.data.prompts import Message
 from charm_rm.data.responses import conversation
-from charm_rm.data.scores import OPTIONAL, SCORE_SCHEMA
+from charm_rm.data.scores import attach_scores
 from charm_rm.models.endpoint_model import EndpointModel
 from charm_rm.models.endpoints import RequestFailedError, connect, run, work_through
+from charm_rm.models.inputs import describe_unread, without_response
 from charm_rm.models.reward_servers import Item, Scored
 
 ENCODED_AT_ONCE = 1_024  # conversations; bounds the memory of the tokenizer's Python lists
@@ -33,6 +37,7 @@ def score_at_endpoint(
     *,
     parts: str | Path,
     on_progress: OnProgress | None = None,
+    on_warning: Callable[[str], object] = warnings.warn,
 ) -> pl.DataFrame:
     """Scores of all responses; what an earlier run left in ``parts`` is not asked for again.
 
@@ -43,15 +48,17 @@ def score_at_endpoint(
             are safe.
         on_progress: Called with (done, in all) at the start and after each reply. It counts
             tokens, or conversations where the server makes the tokens. Equal inputs count once.
+        on_warning: Called with one line when prompts alone fill the model's length, where
+            conversations are cut here.
 
     Returns:
         What `charm_rm.models.scoring.score_responses` returns, in the order of the responses.
         ``n_tokens`` is null where neither side knows it.
 
     Raises:
-        DataError: If a conversation is malformed, the server refuses one or fails for good, or
-            the parts come from another model or are held by another run. Scores that had come
-            back by then are in the parts.
+        DataError: If a conversation is malformed, no response is read for its prompt's length, the
+            server refuses one or fails for good, or the parts come from another model or are held
+            by another run. Scores that had come back by then are in the parts.
 
     Example:
         >>> import tempfile
@@ -70,35 +77,39 @@ def score_at_endpoint(
         http://127.0.0.1:9: no connection
     """
     prepared = _prepare(responses, model)
+    limit = model.max_length if model.rules else None
+    if prepared.n_unread and limit is not None:
+        on_warning(describe_unread(prepared.n_unread, n_rows=len(responses), max_length=limit))
     with open_parts(parts, settings=model.fingerprint()) as opened:
         scored = _score_missing(prepared, model, opened, on_progress)
     n_tokens = [
         scored[key][1] if sent is None else sent
         for key, sent in zip(prepared.keys, prepared.n_tokens, strict=True)
     ]
-    limit = model.max_length if model.rules else None
-    table = responses.with_columns(
-        pl.Series("score", [scored[key][0] for key in prepared.keys], dtype=pl.Float64),
-        pl.lit(model.name).alias("reward_model"),
-        pl.Series("n_tokens", n_tokens, dtype=pl.Int64),
-        pl.Series("truncated", [bool(limit and n and n > limit) for n in n_tokens]),
+    return attach_scores(
+        responses,
+        scores=[scored[key][0] for key in prepared.keys],
+        n_tokens=n_tokens,
+        name=model.name,
+        max_length=limit,
     )
-    return table.select(name for name in [*SCORE_SCHEMA, *OPTIONAL] if name in table.columns)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Prepared:
-    """A key and a length per row, and for each distinct key what is sent, and whose it is."""
+    """A key and a length per row, and for each distinct key what is sent, and whose it is.
+
+    ``n_unread`` counts rows of whose response nothing is sent, for the prompt fills the length.
+    """
 
     keys: list[str] = field(default_factory=list)
     n_tokens: list[int | None] = field(default_factory=list)
     items: dict[str, Item] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
+    n_unread: int = 0
 
 
 def _prepare(responses: pl.DataFrame, model: EndpointModel) -> _Prepared:
-    from charm_rm.models.encoding import check_conversation
-
     prepared = _Prepared()
     for chunk in responses.iter_slices(ENCODED_AT_ONCE):
         conversations = [conversation(row) for row in chunk.iter_rows(named=True)]
@@ -108,12 +119,24 @@ def _prepare(responses: pl.DataFrame, model: EndpointModel) -> _Prepared:
         ]
         for messages, name in zip(conversations, names, strict=True):
             check_conversation(messages, where=name)
-        for item, name in zip(model.make_items(conversations), names, strict=True):
+        items = model.make_items(conversations)
+        prepared.n_unread += _count_unread(conversations, items, model)
+        for item, name in zip(items, names, strict=True):
             prepared.keys.append(item.key)
             prepared.n_tokens.append(item.n_tokens)
             prepared.items[item.key] = item
             prepared.names.setdefault(item.key, name)
     return prepared
+
+
+def _count_unread(
+    conversations: Sequence[Sequence[Message]], items: Sequence[Item], model: EndpointModel
+) -> int:
+    """How many are sent as they would be with an empty response."""
+    most = model.max_length
+    cut = [at for at, item in enumerate(items) if most and item.n_tokens and item.n_tokens > most]
+    silent = model.make_items([without_response(conversations[at]) for at in cut])
+    return sum(items[at].key == other.key for at, other in zip(cut, silent, strict=True))
 
 
 def _score_missing(

@@ -105,11 +105,12 @@ class Endpoint:
     key_variable: str = KEY_VARIABLE
 
 
-def parse_address(url: str) -> str:
+def parse_address(url: str, *, key_variable: str = KEY_VARIABLE) -> str:
     """The root of a server's address, or one line that says what is wrong with it.
 
     Args:
         url: As a user gives it, with or without a route such as ``/v1`` or ``/classify``.
+        key_variable: Environment variable that a key belongs into.
 
     Returns:
         Scheme, host, port and any prefix, without a slash at the end.
@@ -129,7 +130,7 @@ def parse_address(url: str) -> str:
     if parsed.userinfo or parsed.query:
         raise DataError(
             f"the address of {parsed.host or 'the server'} holds a password or a query, which "
-            f"would be written into the results; put the key into {KEY_VARIABLE}"
+            f"would be written into the results; put the key into {key_variable}"
         )
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise DataError(f"{url!r}: no http:// or https:// in front of a host; give both")

@@ -9,10 +9,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from charm_rm.data.conversations import check_conversation
 from charm_rm.data.prompts import Message
 from charm_rm.data.responses import conversation
 from charm_rm.data.tables import DataError
-from charm_rm.models.encoding import check_conversation
 
 ENCODED_AT_ONCE = 1_024  # conversations; bounds the memory of the tokenizer's Python lists
 
@@ -73,7 +73,7 @@ def encode_responses(responses: pl.DataFrame, encoder: Encoder) -> EncodedRespon
         for messages, (prompt_id, policy) in zip(conversations, names, strict=True):
             check_conversation(messages, where=f"prompt {prompt_id!r}, policy {policy!r}")
         sequences = encoder.encode(conversations)
-        n_unread += _count_unread(conversations, sequences, encoder)
+        n_unread += sum(find_unread(conversations, sequences, encoder))
         for sequence in sequences:
             ids = np.array(sequence[: encoder.max_length], dtype=np.int32)
             key = hashlib.sha256(ids.tobytes()).hexdigest()[:32]
@@ -85,18 +85,52 @@ def encode_responses(responses: pl.DataFrame, encoder: Encoder) -> EncodedRespon
     )
 
 
-def _count_unread(
+def find_unread(
     conversations: Sequence[Sequence[Message]],
     sequences: Sequence[Sequence[int]],
     encoder: Encoder,
-) -> int:
-    """How many are cut before their response begins: an empty one would be read the same."""
+) -> list[bool]:
+    """Which conversations are cut before their response begins: an empty one would be read alike.
+
+    Args:
+        conversations: The conversations.
+        sequences: Their token ids, of full length.
+        encoder: The model.
+
+    Returns:
+        One truth value each.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> says = [[{"role": "assistant", "content": text}] for text in ("Hi", "")]
+        >>> ids = SimpleNamespace(max_length=2, encode=lambda texts: [[7, 7] for _ in texts])
+        >>> find_unread(says, [[7, 7, 1], [7, 7]], ids)
+        [True, False]
+    """
     most = encoder.max_length
     cut = [row for row, ids in enumerate(sequences) if len(ids) > most]
-    silent = [[*conversations[row][:-1], {"role": "assistant", "content": ""}] for row in cut]
-    empty = encoder.encode(silent) if silent else []
-    pairs = zip(cut, empty, strict=True)
-    return sum(list(sequences[row][:most]) == list(ids[:most]) for row, ids in pairs)
+    silent = [without_response(conversations[row]) for row in cut]
+    empty = dict(zip(cut, encoder.encode(silent) if silent else [], strict=True))
+    return [
+        row in empty and list(ids[:most]) == list(empty[row][:most])
+        for row, ids in enumerate(sequences)
+    ]
+
+
+def without_response(messages: Sequence[Message]) -> list[Message]:
+    """A conversation with its last message, the response, made empty.
+
+    Args:
+        messages: The conversation.
+
+    Returns:
+        As many messages.
+
+    Example:
+        >>> without_response([{"role": "assistant", "content": "Hi"}])
+        [{'role': 'assistant', 'content': ''}]
+    """
+    return [*messages[:-1], {"role": "assistant", "content": ""}]
 
 
 def describe_unread(n_unread: int, *, n_rows: int, max_length: int) -> str:

@@ -29,6 +29,7 @@ class TextRules:
         max_length: Longest conversation in tokens that the model takes; None where unknown.
         warnings: What a user should know about this input, one line each.
         suffix: Ids put behind every conversation, cut or not; the score is read at the last.
+        system_prompt: False where the template's own words before a conversation are taken off.
     """
 
     encode: Callable[[Sequence[Sequence[Message]]], list[list[int]]]
@@ -38,13 +39,16 @@ class TextRules:
     max_length: int | None
     warnings: tuple[str, ...] = ()
     suffix: tuple[int, ...] = ()
+    system_prompt: bool = True
 
 
 def load_text_rules(
     name: str,
     *,
     model: str | None = None,
+    like: str | None = None,
     revision: str | None = None,
+    system_prompt: bool = True,
     trust_remote_code: bool = False,
 ) -> TextRules:
     """The rules of a tokenizer and its chat template; no weights are fetched or read.
@@ -53,14 +57,17 @@ def load_text_rules(
         name: A directory or a hub id that holds the reward model's tokenizer.
         model: Hub id of the reward model, where it is not ``name``: its row in
             `charm_rm.models.known_models.KNOWN_REWARD_MODELS` counts.
+        like: Hub id of a known reward model, whose row counts instead.
         revision: Branch, tag or commit on the hub; by default the main branch.
+        system_prompt: False to take off what the template says by itself before a conversation.
         trust_remote_code: Whether to run code that comes with the tokenizer.
 
     Returns:
         The rules.
 
     Raises:
-        DataError: If there is no tokenizer or no chat template.
+        DataError: If there is no tokenizer or no chat template, the template leaves out the
+            response, or ``like`` is not in the table.
 
     Example:
         >>> load_text_rules("./no-such-tokenizer")
@@ -70,10 +77,18 @@ def load_text_rules(
     """
     from transformers import AutoTokenizer
 
-    from charm_rm.models.encoding import encode_conversations, expects_bos, find_input_faults
-    from charm_rm.models.known_models import KNOWN_REWARD_MODELS, RewardModelSpec
+    from charm_rm.models.encoding import (
+        encode_conversations,
+        expects_bos,
+        find_input_faults,
+        require_response,
+    )
+    from charm_rm.models.known_models import find_row
     from charm_rm.models.reward_models import find_suffix
 
+    row, spec = find_row(name, like=like)
+    if row is None and model is not None:
+        _, spec = find_row(model)
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(
             name, revision=revision or "main", trust_remote_code=trust_remote_code
@@ -82,8 +97,6 @@ def load_text_rules(
         raise DataError(
             f"{name}: no tokenizer there; give a directory or hub id of the reward model's"
         ) from error
-    rows = (KNOWN_REWARD_MODELS.get(known) for known in (name, model or ""))
-    spec = next((row for row in rows if row is not None), RewardModelSpec())
     try:
         template = spec.template or str(tokenizer.get_chat_template())
     except ValueError as error:
@@ -91,16 +104,18 @@ def load_text_rules(
             f"{name}: no chat template, so nothing says how to write a conversation; save the "
             "one it was trained with as chat_template.jinja there"
         ) from error
+    require_response(tokenizer, template=template, where=name)
     bos = spec.bos if spec.bos is not None else expects_bos(tokenizer, template=template)
     suffix = find_suffix(tokenizer, spec, where=name)
     limits = (tokenizer.model_max_length, spec.max_length)
+    system_prompt = system_prompt and spec.system_prompt is not False
     return TextRules(
         encode=partial(
             encode_conversations,
             tokenizer=tokenizer,
             bos=bos,
             template=template,
-            system_prompt=spec.system_prompt is not False,
+            system_prompt=system_prompt,
         ),
         text_of=partial(_text_of, tokenizer),
         bos=bos,
@@ -108,6 +123,7 @@ def load_text_rules(
         max_length=min((n - len(suffix) for n in limits if n and n < NO_LIMIT), default=None),
         warnings=find_input_faults(tokenizer, template=template),
         suffix=suffix,
+        system_prompt=system_prompt,
     )
 
 
@@ -155,6 +171,7 @@ def rules_of(model: "RewardModel") -> TextRules:
         max_length=model.max_length,
         warnings=model.warnings,
         suffix=model.suffix,
+        system_prompt=model.system_prompt,
     )
 
 
