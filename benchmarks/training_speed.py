@@ -49,14 +49,15 @@ class Measured:
     Attributes:
         name: Of the way.
         tokens_per_second: Real tokens, no padding.
-        ratio: Of this speed to that of TRL's defaults.
+        tokens_per_cpu_second: The same by the processor's time, which other processes do not
+            take from; on a GPU of no account.
         memory: Bytes that the process grew by at most.
         losses: Mean loss of each step.
     """
 
     name: str
     tokens_per_second: float
-    ratio: float | None
+    tokens_per_cpu_second: float
     memory: int
     losses: list[float]
 
@@ -150,14 +151,17 @@ def measure(name: str, run: Run, make: Any) -> Measured:
     with tempfile.TemporaryDirectory() as folder, quiet_transformers():
         with peak_memory(run.device) as memory:
             trainer = make(run, Path(folder))
-            begin = time.perf_counter()
+            begin, begin_cpu = time.perf_counter(), time.process_time()
             trainer.train()
-            seconds = time.perf_counter() - begin
+            seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - begin_cpu
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     del trainer
     gc.collect()
-    found = Measured(name, run.n_tokens / seconds, None, memory[0], losses)
-    sys.stderr.write(f"{name}: {found.tokens_per_second:.0f} tokens/s\n")
+    found = Measured(name, run.n_tokens / seconds, run.n_tokens / cpu_seconds, memory[0], losses)
+    sys.stderr.write(
+        f"{name}: {found.tokens_per_second:.0f} tokens/s, "
+        f"{found.tokens_per_cpu_second:.0f} a second of processor time\n"
+    )
     return found
 
 
@@ -181,8 +185,15 @@ def main() -> None:
         "released script": partial(trl_trainer, per_device=2),
     }
     measured = [measure(name, run, make) for name, make in ways.items()]
-    usual = next(one for one in measured if one.name == "TRL's defaults").tokens_per_second
-    rows = [asdict(one) | {"ratio": one.tokens_per_second / usual} for one in measured]
+    usual = next(one for one in measured if one.name == "TRL's defaults")
+    rows = [
+        asdict(one)
+        | {
+            "ratio": one.tokens_per_second / usual.tokens_per_second,
+            "cpu_ratio": one.tokens_per_cpu_second / usual.tokens_per_cpu_second,
+        }
+        for one in measured
+    ]
     if arguments.json:
         sys.stdout.write(json.dumps({"n_tokens": run.n_tokens, "ways": rows}, indent=2) + "\n")
         return
@@ -194,7 +205,7 @@ def main() -> None:
         losses = " ".join(f"{loss:.4f}" for loss in row["losses"])
         sys.stdout.write(
             f"{row['name']:16} {row['tokens_per_second']:8.0f} tokens/s  {row['ratio']:5.2f} x  "
-            f"+{row['memory'] / GIB:.1f} GiB  losses {losses}\n"
+            f"({row['cpu_ratio']:.2f} x by processor time)  +{row['memory'] / GIB:.1f} GiB  losses {losses}\n"
         )
 
 

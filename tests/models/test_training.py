@@ -73,7 +73,13 @@ def test_a_trained_model_scores_in_training_as_in_charm_score_and_in_plain_trans
     n = len(held_out)
     assert n == 6
     assert made.after is not None
-    assert np.mean(scores[:n] - scores[n:]) == pytest.approx(made.after["margin"], abs=1e-5)
+    margins = scores[:n] - scores[n:]
+    assert made.after == {
+        "margin": pytest.approx(margins.mean(), abs=1e-5),
+        "loss": pytest.approx(np.log1p(np.exp(-margins)).mean(), abs=1e-5),
+        "accuracy": (margins > 0).mean(),
+        "n_pairs": n,
+    }
 
     ids = model.encode([*held_out.chosen, *held_out.rejected])
     rows = run.held_out.rows

@@ -81,7 +81,8 @@ class PairTrainer(RewardTrainer):
         super().__init__(data_collator=collate, **options)
         self.plan, self.eval_plan = plan, eval_plan
         self.center: float | None = options["args"].center_rewards_coefficient
-        self._sums = {mode: torch.zeros(len(FIGURES) + 2) for mode in ("train", "eval")}
+        zeros = torch.zeros(len(FIGURES) + 2, device=self.args.device)
+        self._sums = {mode: zeros.clone() for mode in ("train", "eval")}
         for callback in (PrinterCallback, ProgressCallback):  # standard output is the result's
             self.remove_callback(callback)
         if on_step is not None and self.is_world_process_zero():
@@ -160,14 +161,14 @@ class PairTrainer(RewardTrainer):
                 n_tokens.float().sum(),
             ]
         )
-        self._sums[self._mode] += sums.cpu()
+        self._sums[self._mode] += sums
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the means over all pairs since the last time to what is logged."""
         mode = self._mode
-        sums = self.accelerator.reduce(self._sums[mode].to(self.args.device), reduction="sum").cpu()
+        sums = self.accelerator.reduce(self._sums[mode], reduction="sum")
         *totals, n_pairs, n_tokens = sums.tolist()
-        self._sums[mode].zero_()
+        self._sums[mode] = torch.zeros_like(sums)
         if n_pairs:
             if not math.isfinite(totals[0]):
                 raise ValueError(
