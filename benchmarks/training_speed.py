@@ -205,7 +205,8 @@ def main() -> None:
         losses = " ".join(f"{loss:.4f}" for loss in row["losses"])
         sys.stdout.write(
             f"{row['name']:16} {row['tokens_per_second']:8.0f} tokens/s  {row['ratio']:5.2f} x  "
-            f"({row['cpu_ratio']:.2f} x by processor time)  +{row['memory'] / GIB:.1f} GiB  losses {losses}\n"
+            f"({row['cpu_ratio']:.2f} x by processor time)  "
+            f"+{row['memory'] / GIB:.1f} GiB  losses {losses}\n"
         )
 
 
