@@ -20,6 +20,8 @@ FLOORS = {
     "categorize": 2,
     "compare": 2,
     "cross_validate": 2,
+    "judge_formats": 2,
+    "judging": 2,
     "pairs": 2,
     "planted": 2,
     "style": 2,

@@ -16,6 +16,8 @@ from charm_rm.cli.demo import demo
 from charm_rm.cli.doctor import doctor
 from charm_rm.cli.elo import elo
 from charm_rm.cli.evaluate import evaluate
+from charm_rm.cli.generate import generate
+from charm_rm.cli.judge import judge
 from charm_rm.cli.options import fill_optional_values
 from charm_rm.cli.pairs import pairs
 from charm_rm.cli.preferences import preferences
@@ -41,8 +43,10 @@ for command in (
     demo,
     doctor,
     prompts,
+    generate,
     score,
     categorize,
+    judge,
     audit,
     calibrate,
     pairs,

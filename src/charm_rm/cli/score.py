@@ -34,6 +34,7 @@ from charm_rm.cli.options import (
     RayWorkers,
     Revision,
     TrustRemoteCode,
+    resolve_directory,
 )
 from charm_rm.cli.progress import Meter, meter
 
@@ -200,7 +201,10 @@ def _place_here(
     from charm_rm.models.cluster_scoring import model_on_cluster, score_on_cluster
 
     load = partial(
-        load_reward_model, str(_absolute(name)), base_model=_absolute(base_model), **loading
+        load_reward_model,
+        str(resolve_directory(name)),
+        base_model=resolve_directory(base_model),
+        **loading,
     )
     device = loading["device"]
     return _Place(
@@ -263,11 +267,6 @@ def _refuse_given(options: Mapping[str, object], *, because: str) -> None:
         },
         because=because,
     )
-
-
-def _absolute(model: str | None) -> str | None:
-    """A directory by its whole path: workers start elsewhere. A hub id stays as it is."""
-    return str(Path(model).resolve()) if model is not None and Path(model).is_dir() else model
 
 
 def _check_output(out: str, *, force: bool, inputs: list[str]) -> Path:

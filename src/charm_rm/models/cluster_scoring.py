@@ -28,6 +28,7 @@ from charm_rm.models.cluster import (
     map_chunks,
     open_cluster,
     plan_workers,
+    require_same_model,
 )
 from charm_rm.models.inputs import describe_unread, find_unread
 from charm_rm.models.scoring import BATCH_TOKENS, RewardModel
@@ -321,16 +322,7 @@ def make_scorer(
         ('k', 5.0, 1, False)
     """
     model = load()
-    differences = [
-        f"{name} {value!r} here, {settings.get(name)!r} there"
-        for name, value in model.fingerprint().items()
-        if value != settings.get(name)
-    ]
-    if differences:
-        raise DataError(
-            f"{settings.get('reward_model')}: two workers loaded different models "
-            f"({'; '.join(differences)}); give all nodes the same files and --dtype"
-        )
+    require_same_model(model.fingerprint(), settings, name=str(settings.get("reward_model")))
 
     def score_chunk(chunk: pl.DataFrame) -> pl.DataFrame:
         conversations = [conversation(row) for row in chunk.iter_rows(named=True)]

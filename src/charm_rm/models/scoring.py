@@ -33,6 +33,7 @@ from charm_rm.data.provenance import digest_files
 from charm_rm.data.scores import attach_scores
 from charm_rm.data.tables import DataError
 from charm_rm.models.batches import find_end_of_prompt, length_batches, padded_length
+from charm_rm.models.digests import digest_files
 from charm_rm.models.encoding import encode_conversations
 from charm_rm.models.heads import Head
 from charm_rm.models.inputs import (
