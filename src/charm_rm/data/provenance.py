@@ -128,26 +128,6 @@ def library_versions(names: Iterable[str] = LIBRARIES) -> dict[str, str]:
     return found
 
 
-def digest_files(files: Sequence[Path]) -> str:
-    """SHA-256 over whole files: a second per gigabyte, less than loading them takes.
-
-    Args:
-        files: Configuration and weights of a model.
-
-    Returns:
-        The first 16 hexadecimal digits.
-
-    Example:
-        >>> digest_files([])
-        'e3b0c44298fc1c14'
-    """
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:16]
-
-
 def read_json(path: str | Path) -> dict[str, Any]:
     """A JSON document of a command of this package.
 

@@ -29,7 +29,6 @@ from transformers import PreTrainedTokenizerBase
 
 from charm_rm.data.parts import Parts, Setting, open_parts
 from charm_rm.data.prompts import Message
-from charm_rm.data.provenance import digest_files
 from charm_rm.data.scores import attach_scores
 from charm_rm.data.tables import DataError
 from charm_rm.models.batches import find_end_of_prompt, length_batches, padded_length

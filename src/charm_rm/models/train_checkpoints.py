@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charm_rm.data.parts import SETTINGS_FILE, Setting, require_settings
-from charm_rm.data.provenance import digest_files
 from charm_rm.data.tables import write_json
+from charm_rm.models.digests import digest_files
 from charm_rm.models.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, weight_files
 from charm_rm.models.reward_models import Source
 
