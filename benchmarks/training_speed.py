@@ -160,7 +160,8 @@ def measure(name: str, run: Run, make: Any) -> Measured:
     found = Measured(name, run.n_tokens / seconds, run.n_tokens / cpu_seconds, memory[0], losses)
     sys.stderr.write(
         f"{name}: {found.tokens_per_second:.0f} tokens/s, "
-        f"{found.tokens_per_cpu_second:.0f} a second of processor time\n"
+        f"{found.tokens_per_cpu_second:.0f} a second of processor time, "
+        f"losses {' '.join(f'{loss:.4f}' for loss in losses)}\n"
     )
     return found
 
