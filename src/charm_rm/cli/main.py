@@ -27,6 +27,7 @@ from charm_rm.cli.responses import responses
 from charm_rm.cli.score import score
 from charm_rm.cli.selftest import selftest
 from charm_rm.cli.style import style
+from charm_rm.cli.train import train
 
 INTERRUPTED = 130  # status after Ctrl-C, which shells and typer give
 
@@ -62,6 +63,7 @@ app.add_typer(responses)
 app.add_typer(elo)
 evaluate.command("battles")(battles)
 app.add_typer(evaluate)
+app.add_typer(train)
 
 
 def _show_version(wanted: bool) -> None:
