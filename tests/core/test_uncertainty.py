@@ -200,6 +200,26 @@ def test_a_joint_offset_of_two_policies_errs_as_that_of_their_pair(temperature: 
     assert found[0] == pytest.approx(pair, rel=1e-6)
 
 
+@pytest.mark.parametrize("far", [[-3000.0], [-4000.0], [-3000.0, -2980.0], [-3200.0, -3180.0]])
+def test_joint_offsets_of_ratings_far_apart_agree_with_the_jackknife(far: list[float]) -> None:
+    elo = np.array([0.0, 10.0, *far])
+    rng = np.random.default_rng(5)
+    scores = rng.normal(size=(60, 1)) + 0.5 * rng.normal(size=(60, elo.size))
+    found = solve_joint_offsets(scores, elo, reference=0).offsets
+    errors = joint_offset_standard_errors(scores, elo, offsets=found, reference=0)
+    without = [
+        solve_joint_offsets(np.delete(scores, row, axis=0), elo, reference=0).offsets
+        for row in range(60)
+    ]
+    np.testing.assert_allclose(errors, np.sqrt(59.0) * np.std(without, axis=0), rtol=0.05)
+
+
+def test_win_rates_that_do_not_move_are_refused() -> None:
+    scores = np.array([[0.0, 1e4], [0.0, -1e4], [0.0, 1e4]])
+    with pytest.raises(ValueError, match="hardly move"):
+        joint_offset_standard_errors(scores, [1000.0, 1000.0], offsets=[0.0, 0.0], reference=0)
+
+
 def test_the_error_of_an_expected_win_rate_is_slope_times_error() -> None:
     step = 1e-3
     slope = float(expected_win_rate(1216 + step, 1273) - expected_win_rate(1216, 1273)) / step
