@@ -21,7 +21,7 @@ from charm_rm.core.win_rates import Floats, WinRateKind
 from charm_rm.data.arena import EloTable, require_ratings
 from charm_rm.data.offsets import Calibration, Offset
 from charm_rm.data.scores import MIN_PROMPTS, ScoreMatrix, prompt_categories, score_matrix
-from charm_rm.data.tables import not_found
+from charm_rm.data.tables import list_some, not_found
 
 
 def calibrate_categories(
@@ -104,7 +104,7 @@ def calibrate_categories(
         _describe_category(pair, found, groups=found.group_of[codes], code=code, name=name)
         for code, name in enumerate(names)
     ]
-    merged = ", ".join(names[code] for code in found.merged)
+    merged = list_some([names[code] for code in found.merged])
     note = f"under {min_prompts} prompts each, so these categories share one offset: {merged}"
     return Calibration(
         reward_model=scores["reward_model"][0],

@@ -17,7 +17,6 @@ from charm_rm.core.offsets import (
     solve_resampled_offsets,
 )
 from charm_rm.core.uncertainty import (
-    correlation_standard_error,
     expected_win_rate_standard_error,
     joint_offset_standard_errors,
     mean_covariance,
@@ -126,36 +125,6 @@ def test_hard_offset_agrees_with_the_bootstrap() -> None:
     resampled = solve_resampled_hard_offsets(values, counts, targets=targets)
     found = offset_standard_error(values, TARGET, kind="hard", target_error=target_error())
     assert found == pytest.approx(resampled.std(), rel=0.1)
-
-
-def test_correlation_agrees_with_the_bootstrap() -> None:
-    rng = np.random.default_rng(0)
-    elo = np.linspace(1000.0, 1300.0, 12)
-    scores = 3.0 * rng.normal(size=(N_PROMPTS, 1)) + 4.0 * rng.normal(size=(N_PROMPTS, 12))
-    scores += 0.004 * elo + 0.3 * rng.normal(size=12)
-    errors = np.full(12, 15.0)
-    counts = np.concatenate(list(resample_counts(N_PROMPTS, n_resamples=2000, rng=rng)))
-    means = resampled_means(scores, counts)
-    drawn = draw_elo(elo, errors, n_draws=2000, rng=rng)
-    resampled = [np.corrcoef(one, other)[0, 1] for one, other in zip(means, drawn, strict=True)]
-    found = correlation_standard_error(
-        scores.mean(axis=0),
-        elo,
-        covariance=mean_covariance(scores),
-        other_covariance=np.diag(errors**2),
-    )
-    assert found == pytest.approx(np.std(resampled), rel=0.1)
-
-
-def test_correlation_error_is_the_gradient_by_finite_differences() -> None:
-    values, others = np.array([0.0, 1.0, 2.5, 2.0]), np.array([1.0, 0.5, 3.0, 4.0])
-    step = 1e-6
-    gradient = [
-        np.corrcoef(values + step * unit, others)[0, 1] - np.corrcoef(values, others)[0, 1]
-        for unit in np.eye(4)
-    ]
-    found = correlation_standard_error(values, others, covariance=np.eye(4))
-    assert found == pytest.approx(np.linalg.norm(gradient) / step, rel=1e-4)
 
 
 def test_joint_offsets_agree_with_the_bootstrap() -> None:
@@ -308,5 +277,3 @@ def test_what_has_no_error_is_refused() -> None:
         expected_win_rate_standard_error(1, 2, elo_error=1, opponent_error=1, covariance=1.5)
     with pytest.raises(ValueError, match="strictly between 0 and 1"):
         mismatch_standard_error(0.5, 1.0, win_rate_error=0.1)
-    with pytest.raises(ValueError, match="differ from policy to policy"):
-        correlation_standard_error([1.0, 1.0], [1.0, 2.0], covariance=np.eye(2))

@@ -273,6 +273,7 @@ def _cross_validate(
         _, fitted = choose_temperature(table, None, labels=labels)
         settings["labels"] = read_labels(labels)
     result = cross_validate(table, ratings, **settings)
+    warn(result.warnings)
     if as_json:
         fit = {"temperature_fit": fitted.to_json()} if fitted else {}
         print_json(result.to_json() | fit)

@@ -310,49 +310,6 @@ def joint_offset_standard_errors(
     return np.asarray(temperature * np.sqrt(np.maximum(np.diag(covariance), 0.0)))
 
 
-def correlation_standard_error(
-    values: ArrayLike,
-    others: ArrayLike,
-    *,
-    covariance: Floats,
-    other_covariance: Floats | None = None,
-) -> float:
-    """Standard error of Pearson's r: sqrt(g^T S g + h^T T h), g = dr/dvalues, h = dr/dothers.
-
-    With standardised values a and others b, dr/dvalues_i = (b_i - r a_i) / (K sd). The policies
-    are taken as given: S and T hold the noise of their mean scores and ratings, not the
-    sampling of policies (for which, of K policies, (1 - r^2) / sqrt(K - 3) is usual).
-
-    Args:
-        values: One per policy, such as mean scores, shape (n_policies,).
-        others: One per policy, such as ratings, shape (n_policies,).
-        covariance: S, of ``values``, shape (n_policies, n_policies), as `mean_covariance` gives.
-        other_covariance: T, of ``others``; by default they are exact.
-
-    Returns:
-        The standard error of r.
-
-    Raises:
-        ValueError: If all ``values`` or all ``others`` are equal.
-
-    Example:
-        >>> error = correlation_standard_error([0, 1, 2], [0, 1, 1], covariance=0.01 * np.eye(3))
-        >>> round(error, 4)
-        0.0354
-    """
-    x, y = np.asarray(values, np.float64), np.asarray(others, np.float64)
-    if np.ptp(x) == 0.0 or np.ptp(y) == 0.0:
-        raise ValueError("a correlation needs values that differ from policy to policy")
-    a, b = (x - x.mean()) / x.std(), (y - y.mean()) / y.std()
-    r = float(np.mean(a * b))
-    by_value = (b - r * a) / (x.size * x.std())
-    variance = by_value @ covariance @ by_value
-    if other_covariance is not None:
-        by_other = (a - r * b) / (y.size * y.std())
-        variance += by_other @ other_covariance @ by_other
-    return float(np.sqrt(variance))
-
-
 def _normal_points() -> Floats:
     """The middles of equally likely parts of a standard normal, spread to a variance of 1."""
     points = ndtri((np.arange(N_POINTS) + 0.5) / N_POINTS)
