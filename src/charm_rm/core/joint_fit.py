@@ -15,7 +15,7 @@ from scipy.special import expit
 
 from charm_rm.core.elo import ELO_SCALE, expected_win_rate
 from charm_rm.core.laplacian import MIN_DAMPING, laplacian, solve_laplacian
-from charm_rm.core.win_rates import Floats
+from charm_rm.core.win_rates import Floats, check_temperature
 
 TOLERANCE = 1e-12  # gradient norm at which a minimum counts as reached
 STEP = 1e-11  # Newton step, in log-odds, below which nothing is left to gain
@@ -131,8 +131,7 @@ def pose_problem(
         )
     if np.isinf(values).any() or not np.isfinite(ratings).all():
         raise ValueError("scores must be finite, or NaN where missing, and Elo ratings finite")
-    if not 0.0 < temperature < np.inf:
-        raise ValueError(f"temperature must be positive and finite, got {temperature}")
+    check_temperature(temperature)
     groups = shared_groups(values, min_shared=min_shared)
     if len(groups) > 1:
         raise ValueError(
