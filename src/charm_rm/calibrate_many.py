@@ -207,11 +207,8 @@ def calibrate_jointly(
         temperature=temperature,
     )
     if win_rate == "hard":
-        if n_resamples < 2:
-            raise ValueError(f"an interval needs at least 2 resamples, got {n_resamples}")
-        rng = np.random.default_rng(seed)
-        drawn = draw_elo(ratings, factor, n_draws=n_resamples, rng=rng)
-        low, high = _resample_jointly(matrix, ratings, found=found, drawn=drawn, rng=rng)
+        settings = {"n_resamples": n_resamples, "seed": seed}
+        low, high = _resample_jointly(matrix, ratings, found=found, factor=factor, **settings)
     else:
         low, high = _joint_interval(matrix, ratings, found=found, elo_covariance=factor @ factor.T)
     entries = [
@@ -272,10 +269,15 @@ def _resample_jointly(
     ratings: Floats,
     *,
     found: JointOffsets,
-    drawn: Floats,
-    rng: np.random.Generator,
+    factor: Floats,
+    n_resamples: int,
+    seed: int,
 ) -> tuple[Floats, Floats]:
-    """Ends of the intervals of joint hard offsets: each drawn set of ratings, and prompts."""
+    """Ends of the intervals of joint hard offsets: ratings and prompts drawn again together."""
+    if n_resamples < 2:
+        raise ValueError(f"an interval needs at least 2 resamples, got {n_resamples}")
+    rng = np.random.default_rng(seed)
+    drawn = draw_elo(ratings, factor, n_draws=n_resamples, rng=rng)
     blocks, at = [], 0
     for block in resample_counts(int(matrix.prompts.max()) + 1, n_resamples=len(drawn), rng=rng):
         blocks.append(

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import polars as pl
 
 from charm_rm.core.win_rates import tie_width
@@ -151,8 +152,9 @@ def _no_pair(
         )
     if inside.is_empty():
         margins = decided["margin"].to_numpy()
+        most = "or more" if np.isinf(band[1]) else f"to {band[1]:g}"
         return DataError(
-            f"scores: none of {len(decided)} pairs has a margin of {band[0]:g} to {band[1]:g} "
+            f"scores: none of {len(decided)} pairs has a margin of {band[0]:g} {most} "
             f"score points; margins are {margins.min():.4g} to {margins.max():.4g}, so "
             "move the band"
         )
