@@ -5,6 +5,7 @@
 #   make lint        ruff and mypy
 #   make bench       the measured claims, as a table
 #   make bench-scoring   how fast responses are scored, beside other ways (needs SHARED)
+#   make bench-generation   how fast a local policy writes, likewise
 #   make clean       remove the environments, the caches and the demo's output
 #
 # .venv has two storeys: the light install, and on top of it the full one (CPU PyTorch, TRL, the
@@ -23,7 +24,7 @@ CHECK_PYTHON := import sys; sys.exit(sys.version_info < (3, 11) and \
 # Two spinning OpenMP threads beside any other busy process run many times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help demo test test-core lint bench bench-scoring clean
+.PHONY: help demo test test-core lint bench bench-scoring bench-generation clean
 .DELETE_ON_ERROR:
 
 help:
@@ -50,6 +51,10 @@ bench: .venv/.full
 bench-scoring: .venv/smollm2
 	$(BIN)/python benchmarks/scoring_speed.py --base $< \
 		--data $(SHARED)/data/alpaca_eval/outputs.parquet
+
+bench-generation: .venv/smollm2
+	$(BIN)/python benchmarks/generation_speed.py --base $< \
+		--data $(SHARED)/data/alpaca_eval/instructions.parquet
 
 clean:
 	rm -rf .venv .venv-core charm-demo .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, TypeVar
 
 Ids = Sequence[int]
 
@@ -86,6 +86,15 @@ class RewardServer:
             self.storm = STORM if fault == "busy" else 0
             self.suffered[fault] += 1
             return fault
+
+    def cards(self) -> list[dict[str, Any]]:
+        """What it lists on /v1/models."""
+        owner = self.owner or self.kind
+        return [{"id": "rm", "owned_by": owner, "max_model_len": self.max_model_len}]
+
+    def spoil(self, reply: Any, fault: str) -> Any:
+        """A reply with one thing wrong in it."""
+        return spoil(reply, fault, self.chance)
 
     def reply(self, route: str, body: dict[str, Any]) -> tuple[int, Any]:
         """Status and JSON."""
@@ -180,8 +189,11 @@ def spoil(reply: Any, fault: str, chance: random.Random) -> Any:
     return reply
 
 
+Server = TypeVar("Server", bound=RewardServer)
+
+
 @contextmanager
-def serve(server: RewardServer) -> Iterator[RewardServer]:
+def serve(server: Server) -> Iterator[Server]:
     """Runs it on a free port of 127.0.0.1 until the block ends."""
     listener = ThreadingHTTPServer(("127.0.0.1", 0), _handler(server))
     listener.daemon_threads = True
@@ -227,9 +239,7 @@ def _handler(server: RewardServer) -> type[BaseHTTPRequestHandler]:
                 return self.answer(200, {"version": "0.32.0"})
             if self.path != "/v1/models":
                 return self.answer(405, {"detail": "Method Not Allowed"})
-            owner = server.owner or server.kind
-            card = {"id": "rm", "owned_by": owner, "max_model_len": server.max_model_len}
-            return self.answer(200, {"object": "list", "data": [card]})
+            return self.answer(200, {"object": "list", "data": server.cards()})
 
         def do_POST(self) -> None:
             content = self.rfile.read(int(self.headers["Content-Length"]))
@@ -257,7 +267,7 @@ def _handler(server: RewardServer) -> type[BaseHTTPRequestHandler]:
             server.last_reply = reply
             if fault in ("drop", "cut"):
                 return self.break_off(json.dumps(reply).encode(), drop=fault == "drop")
-            return self.answer(200, spoil(reply, fault, server.chance) if fault else reply)
+            return self.answer(200, server.spoil(reply, fault) if fault else reply)
 
         def break_off(self, content: bytes, *, drop: bool) -> None:
             half = content[: len(content) // 2]

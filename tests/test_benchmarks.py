@@ -79,3 +79,20 @@ def test_errors_of_real_votes_are_not_independent_and_least_so_with_an_anchor(
         assert mean["ratio"] < 1.0 < 1.2 < anchored["ratio"]
         assert min(mean["coverage"], anchored["coverage"]) > 0.85
         assert anchored["coverage_independent"] > anchored["coverage"]
+
+
+def test_intervals_of_style_mostly_cover(tmp_path: Path) -> None:
+    out = tmp_path / "shares.json"
+    result = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "style.py"), "--draws", "15", "--json", str(out)],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    found = json.loads(out.read_text(encoding="utf-8"))["coverage"]
+    shares = [entry["covers"] for entry in found.values()]
+    assert len(shares) == 14
+    assert min(shares) > 0.7  # of 15; all together have room for chance
+    assert 0.9 <= sum(shares) / len(shares) <= 1.0

@@ -123,7 +123,11 @@ def test_a_row_overrules_what_tokenizer_and_template_suggest(
 ) -> None:
     folder = make("mistral", name="FsfairX-LLaMA3-RM-v0.1")
     assert load(folder).encode(CONVERSATIONS[:1]) == [[3, 11, 4, 12, 2]]
-    row = {"owner/FsfairX-LLaMA3-RM-v0.1": RewardModelSpec(template="hello {{ bos_token }} world")}
+    row = {
+        "owner/FsfairX-LLaMA3-RM-v0.1": RewardModelSpec(
+            template="hello {{ bos_token }} {{ messages[-1].content }}"
+        )
+    }
     monkeypatch.setattr("charm_rm.models.known_models.KNOWN_REWARD_MODELS", row)
     assert load(folder).encode(CONVERSATIONS[:1]) == [[1, 11, 1, 12]]
 
@@ -176,7 +180,7 @@ def test_a_truncated_conversation_warns_and_scores_its_beginning(make: MakeModel
 # What is refused
 
 
-@pytest.mark.parametrize("name", ["no-such-directory", "./no/such", "/no/such", "a/b/c"])
+@pytest.mark.parametrize("name", ["no-such-directory", "./no/such", "/no/such", "a/b/c", ""])
 def test_a_missing_directory_is_refused(name: str) -> None:
     with pytest.raises(DataError, match=r"no such directory, nor a hub id; check it"):
         load_reward_model(name)
@@ -186,6 +190,11 @@ def test_a_hub_id_that_the_hub_does_not_give_is_one_line() -> None:
     with pytest.raises(DataError, match="nobody/nothing: no such directory, and the hub") as error:
         load_reward_model("nobody/nothing")
     assert "\n" not in str(error.value)
+
+
+def test_a_directory_has_no_revisions(make: MakeModel) -> None:
+    with pytest.raises(DataError, match="is a directory, which has no revisions; leave --revision"):
+        load_reward_model(str(make()), revision="v2")
 
 
 def test_a_directory_without_a_model_is_refused(tmp_path: Path) -> None:
@@ -368,7 +377,7 @@ def test_a_part_with_a_tensor_that_has_no_place_is_refused(
 
 def test_a_part_of_another_size_is_refused(trained_part: Path, tmp_path: Path) -> None:
     edit_config(trained_part, intermediate_size=64)
-    with pytest.raises(DataError, match="weights can't be loaded"):
+    with pytest.raises(DataError, match=r"has shape .* the files do not belong together"):
         load(trained_part, base_model=str(tmp_path / "base"))
 
 

@@ -214,7 +214,7 @@ def test_an_interrupted_run_continues_where_it_was_and_ends_the_same(
     make: MakeModel, responses: pl.DataFrame, tmp_path: Path
 ) -> None:
     model = load(make())
-    whole = score_responses(responses, model, parts=tmp_path / "whole")
+    whole = score_responses(responses, model, parts=tmp_path / "whole", batch_tokens=60)
     parts = tmp_path / "parts"
     score_until(4, responses, model, parts)
     kept = sorted(parts.glob("0*"))

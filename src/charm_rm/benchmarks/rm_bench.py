@@ -20,6 +20,7 @@ import numpy as np
 from charm_rm.benchmarks.evaluation import Benchmark
 from charm_rm.benchmarks.figures import Measured, Weights, mean_of
 from charm_rm.benchmarks.items import Sides
+from charm_rm.core.win_rates import Floats
 from charm_rm.data.tables import DataError
 
 COUNTS = MappingProxyType(
@@ -73,6 +74,33 @@ def domain_of(row: Mapping[str, Any], where: str) -> str:
     return stem
 
 
+def stack_items(group: str, items: Mapping[str, Sides]) -> Floats:
+    """Scores of a group's items as one array.
+
+    Args:
+        group: Domain, for the message.
+        items: Scores by item, three chosen and three rejected each.
+
+    Returns:
+        Score points, shape (n_items, 2, 3): chosen, then rejected, in the order of ``STYLES``.
+
+    Raises:
+        DataError: If an item has other than three of each.
+
+    Example:
+        >>> item = (np.array([1.0, 2.0, 3.0]), np.array([2.0, 2.0, 2.0]))
+        >>> stack_items("chat", {"8": item}).shape
+        (1, 2, 3)
+    """
+    for item, (chosen, rejected) in items.items():
+        if (chosen.size, rejected.size) != (3, 3):
+            raise DataError(
+                f"item '{group}/{item}' has {chosen.size} chosen and {rejected.size} rejected "
+                "responses; RM-Bench has 3 of each"
+            )
+    return np.array([*items.values()], dtype=np.float64)
+
+
 def measure_items(group: str, items: Mapping[str, Sides]) -> Measured:
     """The nine comparisons of each item: 1 where the chosen response scores strictly higher.
 
@@ -93,14 +121,9 @@ def measure_items(group: str, items: Mapping[str, Sides]) -> Measured:
                [0., 0., 0.],
                [1., 1., 1.]])
     """
-    for item, (chosen, rejected) in items.items():
-        if (chosen.size, rejected.size) != (3, 3):
-            raise DataError(
-                f"item '{group}/{item}' has {chosen.size} chosen and {rejected.size} rejected "
-                "responses; RM-Bench has 3 of each"
-            )
-    wins = [(chosen[:, None] > rejected).ravel() for chosen, rejected in items.values()]
-    return Measured(tuple(items), CELLS, np.array(wins, dtype=np.float64))
+    scores = stack_items(group, items)
+    wins = (scores[:, 0, :, None] > scores[:, 1, None, :]).reshape(len(items), 9)
+    return Measured(tuple(items), CELLS, wins.astype(np.float64))
 
 
 def weigh_cells(counts: Mapping[str, int]) -> dict[tuple[str, str], Weights]:

@@ -16,6 +16,8 @@ from charm_rm.cli.demo import demo
 from charm_rm.cli.doctor import doctor
 from charm_rm.cli.elo import elo
 from charm_rm.cli.evaluate import evaluate
+from charm_rm.cli.generate import generate
+from charm_rm.cli.judge import judge
 from charm_rm.cli.options import fill_optional_values
 from charm_rm.cli.pairs import pairs
 from charm_rm.cli.preferences import preferences
@@ -23,6 +25,7 @@ from charm_rm.cli.prompts import prompts
 from charm_rm.cli.responses import responses
 from charm_rm.cli.score import score
 from charm_rm.cli.selftest import selftest
+from charm_rm.cli.style import style
 
 INTERRUPTED = 130  # status after Ctrl-C, which shells and typer give
 
@@ -39,14 +42,17 @@ for command in (
     demo,
     doctor,
     prompts,
+    generate,
     score,
     categorize,
+    judge,
     audit,
     calibrate,
     pairs,
     preferences,
     best_of_n,
     compare,
+    style,
     selftest,
 ):
     app.command()(command)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -153,6 +154,19 @@ RayWorkers = Annotated[
         show_default="one per GPU, or one per node without GPUs",
     ),
 ]
+
+
+def resolve_directory(model: str | None) -> str | None:
+    """A directory by its whole path, for workers that start elsewhere; a hub id as it is.
+
+    Args:
+        model: A directory or a hub id.
+
+    Example:
+        >>> resolve_directory("HuggingFaceTB/SmolLM2-135M-Instruct")
+        'HuggingFaceTB/SmolLM2-135M-Instruct'
+    """
+    return str(Path(model).resolve()) if model is not None and Path(model).is_dir() else model
 
 
 def fill_optional_values(arguments: Sequence[str]) -> list[str]:

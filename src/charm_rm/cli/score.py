@@ -1,6 +1,6 @@
 """``charm score``: what a reward model gives to responses; long runs resume."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,10 +29,12 @@ from charm_rm.cli.options import (
     Like,
     MaxLength,
     NoSystemPrompt,
+    Precision,
     Ray,
     RayWorkers,
     Revision,
     TrustRemoteCode,
+    resolve_directory,
 )
 from charm_rm.cli.progress import Meter, meter
 
@@ -109,24 +111,26 @@ def score(
     """
     if endpoint is None and reward_model is None:
         raise typer.BadParameter("give a model, or --endpoint", param_hint="--reward-model")
-    _refuse_ignored(
-        on_server=endpoint is not None,
-        for_server={
-            "--model": served_model,
-            "--tokenizer": tokenizer,
-            "--api": api is not Api.AUTO and api,
-            "--concurrency": concurrency,
-        },
-        for_here={
-            "--dtype": dtype,
-            "--device": device,
-            "--batch-tokens": batch_tokens != BATCH_TOKENS,
-            "--exact": exact,
-            "--ray": ray is not None,
-        },
-    )
+    here: dict[str, Any] = {
+        "dtype": dtype,
+        "device": device,
+        "exact": exact,
+        "batch_tokens": batch_tokens,
+        "ray": ray,
+        "ray_workers": ray_workers,
+    }
+    on_server: dict[str, Any] = {
+        "model": served_model,
+        "api": api,
+        "tokenizer": tokenizer,
+        "concurrency": concurrency,
+    }
+    if endpoint is None:
+        _refuse_given(on_server, because="is for a server; give its --endpoint")
+    else:
+        _refuse_given(here, because="is the server's choice with --endpoint; leave it out")
     if ray is None:
-        refuse_options({"--ray-workers": ray_workers}, because="is for a cluster; give --ray")
+        _refuse_given({"ray_workers": ray_workers}, because="is for a cluster; give --ray")
     if reward_model is not None or tokenizer is not None:
         for module in ("torch", "transformers"):
             require_extra("charm score", module, extra="models")
@@ -145,28 +149,10 @@ def score(
         "trust_remote_code": trust_remote_code,
     }
     if endpoint is None:
-        place = _place_here(
-            str(reward_model),
-            base_model,
-            ray=ray,
-            ray_workers=ray_workers,
-            batch_tokens=batch_tokens,
-            dtype=dtype.value if dtype else None,
-            device=device,
-            exact=exact,
-            **loading,
-        )
+        place = _place_here(str(reward_model), base_model, **here, **loading)
     else:
-        place = _place_on_server(
-            endpoint,
-            model=served_model,
-            api=api,
-            tokenizer=tokenizer,
-            concurrency=concurrency,
-            reward_model=reward_model,
-            base_model=base_model,
-            **loading,
-        )
+        models = {"reward_model": reward_model, "base_model": base_model}
+        place = _place_on_server(endpoint, **on_server, **models, **loading)
     scores, progress, made_by = _run(place, table, parts=parts)
     made_by = record_run(responses) | made_by
     write_scores(scores, out, made_by=made_by, force=force)
@@ -196,11 +182,13 @@ def _place_here(
     ray: str | None,
     ray_workers: int | None,
     batch_tokens: int,
+    dtype: Precision | None,
     **loading: Any,
 ) -> _Place:
     """On this machine, or on the workers of a cluster, which start in other directories."""
     from charm_rm.models.reward_models import load_reward_model
 
+    loading["dtype"] = dtype.value if dtype else None
     if ray is None:
         from charm_rm.models.scoring import score_responses
 
@@ -213,7 +201,10 @@ def _place_here(
     from charm_rm.models.cluster_scoring import model_on_cluster, score_on_cluster
 
     load = partial(
-        load_reward_model, str(_absolute(name)), base_model=_absolute(base_model), **loading
+        load_reward_model,
+        str(resolve_directory(name)),
+        base_model=resolve_directory(base_model),
+        **loading,
     )
     device = loading["device"]
     return _Place(
@@ -266,19 +257,16 @@ def _say_device(model: Any) -> str:
     return f"in {model.dtype} on {model.device}"
 
 
-def _refuse_ignored(
-    *, on_server: bool, for_server: dict[str, object], for_here: dict[str, object]
-) -> None:
-    """Options that would be ignored where the model computes."""
-    if on_server:
-        refuse_options(for_here, because="is the server's choice with --endpoint; leave it out")
-    else:
-        refuse_options(for_server, because="is for a server; give its --endpoint")
-
-
-def _absolute(model: str | None) -> str | None:
-    """A directory by its whole path: workers start elsewhere. A hub id stays as it is."""
-    return str(Path(model).resolve()) if model is not None and Path(model).is_dir() else model
+def _refuse_given(options: Mapping[str, object], *, because: str) -> None:
+    """Options that were given and would be ignored, by the names of their parameters."""
+    unset = {"batch_tokens": BATCH_TOKENS, "api": Api.AUTO}
+    refuse_options(
+        {
+            f"--{name.replace('_', '-')}": value not in (None, False, unset.get(name))
+            for name, value in options.items()
+        },
+        because=because,
+    )
 
 
 def _check_output(out: str, *, force: bool, inputs: list[str]) -> Path:

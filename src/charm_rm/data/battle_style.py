@@ -1,16 +1,18 @@
 """Style of the responses in battles: length, and markdown headers, lists and bold.
 
-Counts come with the 100k and 140k releases (``conv_metadata``, length in tokens); for responses as
-text they are made here (length in characters), code blocks left out of the markdown counts.
+Counts come with the 100k and 140k releases (``conv_metadata``, length in tokens); in responses as
+text they are those of `charm_rm.data.style_patterns` (length in characters), which are made as the
+releases' are: code blocks left out of the markdown counts.
 """
 
 import json
-import re
 from collections.abc import Sequence
 from typing import TypeGuard
 
 import polars as pl
 
+from charm_rm.data.prompt_sources import mend_text
+from charm_rm.data.style_patterns import LENGTH, count_patterns, read_patterns
 from charm_rm.data.tables import DataError
 
 STYLE = {
@@ -19,12 +21,7 @@ STYLE = {
     "lists": "list_count_{}",
     "bold": "bold_count_{}",
 }
-CODE = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
-MARKDOWN = {
-    "headers": re.compile(r"^#{1,6}\s", re.MULTILINE),
-    "lists": re.compile(r"^\s*(?:[-*+]|\d+\.)\s", re.MULTILINE),
-    "bold": re.compile(r"\*\*[^*\n]+\*\*|__[^_\n]+__"),
-}
+PATTERNS = {"headers": "header", "lists": "list", "bold": "bold"}  # names in style_patterns.csv
 
 
 def style_columns() -> list[str]:
@@ -93,6 +90,7 @@ def _from_metadata(metadata: pl.Series, *, where: str) -> pl.DataFrame:
 
 
 def _from_responses(battles: pl.DataFrame, *, where: str) -> pl.DataFrame:
+    patterns = [one for one in read_patterns() if one.name in PATTERNS.values()]
     sides = {}
     for side in "ab":
         responses = battles[f"response_{side}"].to_list()
@@ -102,24 +100,21 @@ def _from_responses(battles: pl.DataFrame, *, where: str) -> pl.DataFrame:
                     f"{where}: row {row + 1}: response_{side} is {str(response)[:60]!r}; give a "
                     "text, or a list of the texts of its turns"
                 )
-        sides[side] = [_count(response) for response in responses]
+        texts = pl.Series([_text(response) for response in responses], dtype=pl.String)
+        sides[side] = count_patterns(texts, patterns)
     return pl.DataFrame(
         {
-            f"{feature}_{side}": [None if row is None else row[feature] for row in sides[side]]
+            f"{feature}_{side}": sides[side][PATTERNS.get(feature, LENGTH)]
             for feature in STYLE
             for side in "ab"
-        },
-        schema=dict.fromkeys(style_columns(), pl.Int64),
+        }
     )
 
 
-def _count(response: str | Sequence[str | None] | None) -> dict[str, int] | None:
+def _text(response: str | Sequence[str | None] | None) -> str | None:
     if response is None:
         return None
-    text = "\n".join(turn for turn in _turns(response) if turn)
-    prose = CODE.sub("", text)
-    found = {feature: len(pattern.findall(prose)) for feature, pattern in MARKDOWN.items()}
-    return {"length": len(text), **found}
+    return mend_text("\n".join(turn for turn in _turns(response) if turn))
 
 
 def _turns(response: str | Sequence[str | None]) -> Sequence[str | None]:

@@ -16,6 +16,7 @@ TEXT_COLUMNS = {
     *("response", "output", "category", "source", "board", "date", "finish_reason"),
     *("model_a", "model_b", "winner", "model_name", "Model"),
     *("chosen_policy", "rejected_policy", "generator_1", "generator_2"),
+    *("chosen", "rejected", "name", "pattern"),
 }
 PROMPT_COLUMNS = ("prompt", "instruction", "messages")
 Source = str | IO[bytes]  # an address, or an open local file

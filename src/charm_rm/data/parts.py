@@ -111,6 +111,24 @@ def open_parts(folder: str | Path, *, settings: Mapping[str, Setting]) -> Iterat
                 _delete_own(folder)
 
 
+def differing_settings(stored: Mapping[str, Setting], settings: Mapping[str, Setting]) -> str:
+    """Settings that are not what they were, in words; empty where all are.
+
+    Args:
+        stored: Of the run before.
+        settings: Of this one.
+
+    Example:
+        >>> differing_settings({"seed": 0, "dtype": "float32"}, {"seed": 1, "dtype": "float32"})
+        'seed 0 there, 1 now'
+    """
+    return "; ".join(
+        f"{key} {stored.get(key)!r} there, {settings.get(key)!r} now"
+        for key in sorted({*stored, *settings})
+        if stored.get(key) != settings.get(key)
+    )
+
+
 def remove_parts(folder: str | Path) -> None:
     """Deletes the parts whose rows are safe elsewhere, and their folder unless others use it.
 
@@ -197,14 +215,9 @@ def _check_settings(folder: Path, settings: Mapping[str, Setting]) -> None:
             f"{path}: missing or not a JSON object, so nothing says what made the parts "
             "beside it; delete the folder or choose another output"
         )
-    differences = [
-        f"{key} {stored.get(key)!r} there, {settings.get(key)!r} now"
-        for key in sorted({*stored, *settings})
-        if stored.get(key) != settings.get(key)
-    ]
-    if differences:
+    if differences := differing_settings(stored, settings):
         raise DataError(
-            f"{folder}: an unfinished run was made with other settings ({'; '.join(differences)}); "
+            f"{folder}: an unfinished run was made with other settings ({differences}); "
             "repeat them, delete the folder, or choose another output"
         )
 

@@ -118,7 +118,7 @@ def prompt_table(frame: pl.DataFrame, *, where: str) -> pl.DataFrame:
         keys.append(key)
     prompts = pl.Series("prompt", [messages[key] for key in keys], dtype=_PROMPT)
     if "prompt_id" in frame.columns:
-        _refuse_nulls(frame, "prompt_id", where=where)
+        refuse_nulls(frame, "prompt_id", where=where)
         given = frame["prompt_id"].cast(pl.String)
     else:
         given = pl.Series("prompt_id", [ids[key] for key in keys], dtype=pl.String)
@@ -135,7 +135,7 @@ def _read_one(name: str) -> pl.DataFrame:
     require_plain_columns(frame, plain, where=name)
     require_number_columns(frame, ("sample",), where=name)
     for column in ("policy", "response"):
-        _refuse_nulls(frame, column, where=name)
+        refuse_nulls(frame, column, where=name)
     prompts = prompt_table(frame, where=name)
     sample = pl.col("sample") if "sample" in frame.columns else pl.lit(0)
     reason = pl.col("finish_reason") if "finish_reason" in frame.columns else pl.lit(None)
@@ -166,12 +166,6 @@ def _listed(prompt: Any) -> Any:
     return prompt.to_list() if isinstance(prompt, pl.Series) else prompt
 
 
-def _refuse_nulls(frame: pl.DataFrame, column: str, *, where: str) -> None:
-    row = frame[column].is_null().arg_max()
-    if row is not None and frame[column][row] is None:
-        raise DataError(f"{where}: row {row + 1}: {column} is null; fill it or drop the row")
-
-
 def _refuse_repeats(frame: pl.DataFrame, *, where: str) -> None:
     texts = frame.group_by("prompt_id").agg(pl.col("prompt").n_unique().alias("n"))
     clash = texts.filter(pl.col("n") > 1).sort("prompt_id")
@@ -181,6 +175,25 @@ def _refuse_repeats(frame: pl.DataFrame, *, where: str) -> None:
             "prompts; give each prompt an id of its own"
         )
     repeat_free(frame, where=where)
+
+
+def refuse_nulls(frame: pl.DataFrame, column: str, *, where: str) -> None:
+    """A column without nulls, or one line that names the first.
+
+    Args:
+        frame: Any table.
+        column: Its column.
+        where: The file, for the message.
+
+    Raises:
+        DataError: If a value is null.
+
+    Example:
+        >>> refuse_nulls(pl.DataFrame({"policy": ["a"]}), "policy", where="responses.jsonl")
+    """
+    row = frame[column].is_null().arg_max()
+    if row is not None and frame[column][row] is None:
+        raise DataError(f"{where}: row {row + 1}: {column} is null; fill it or drop the row")
 
 
 def repeat_free(frame: pl.DataFrame, *, where: str) -> None:

@@ -57,6 +57,46 @@ class ScoreMatrix:
     prompts: NDArray[np.int64]
 
 
+def attach_scores(
+    responses: pl.DataFrame,
+    *,
+    scores: Sequence[float],
+    n_tokens: Sequence[int | None],
+    name: str,
+    max_length: int | None,
+) -> pl.DataFrame:
+    """A table of scores from responses and what a reward model gave them.
+
+    Args:
+        responses: As `charm_rm.data.responses.read_responses` returns them.
+        scores: Score points, one per response, in their order.
+        n_tokens: Tokens of each conversation before truncation; None where unknown.
+        name: Of the reward model.
+        max_length: Tokens at which it cuts; None where it does not.
+
+    Returns:
+        Columns ``prompt_id, policy, sample, score, reward_model, category`` (if the responses have
+        it), ``n_tokens`` and ``truncated``.
+
+    Example:
+        >>> rows = {"prompt_id": ["p"], "policy": ["a"], "sample": [0], "response": ["Hi"]}
+        >>> table = attach_scores(
+        ...     pl.DataFrame(rows), scores=[1.5], n_tokens=[9], name="rm", max_length=8
+        ... )
+        >>> table.row(0)
+        ('p', 'a', 0, 1.5, 'rm', 9, True)
+    """
+    lengths = pl.Series("n_tokens", n_tokens, dtype=pl.Int64)
+    cut = pl.Series([False] * len(lengths)) if max_length is None else lengths > max_length
+    table = responses.with_columns(
+        pl.Series("score", scores, dtype=pl.Float64),
+        pl.lit(name).alias("reward_model"),
+        lengths,
+        cut.fill_null(value=False).alias("truncated"),
+    )
+    return table.select(column for column in [*SCORE_SCHEMA, *OPTIONAL] if column in table.columns)
+
+
 def read_scores(
     paths: Iterable[str | Path], *, by: str = "category", mix_provenance: bool = False
 ) -> pl.DataFrame:

@@ -40,6 +40,11 @@ def choose_max_length(
         known = [limit for limit in (positions, spec.max_length) if limit is not None]
         if not known:
             raise ValueError("the model does not say how long its input may be; give --max-length")
+        if min(known) <= n_reserved:
+            raise ValueError(
+                f"the model says that its input holds {min(known)} tokens, with {n_reserved} "
+                "reserved; check config.json"
+            )
         return min(known) - n_reserved
     if asked < 1 or (positions is not None and asked + n_reserved > positions):
         most = None if positions is None else positions - n_reserved

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 import polars as pl
 
+from charm_rm.data.parts import Setting, differing_settings
 from charm_rm.data.tables import DataError
 
 T = TypeVar("T")
@@ -210,6 +211,29 @@ def _call(function: Callable[[], Any]) -> tuple[Any, str | None]:
         return function(), None
     except (ValueError, OSError) as error:
         return None, str(error)
+
+
+def require_same_model(
+    found: Mapping[str, Setting], settings: Mapping[str, Setting], *, name: str
+) -> None:
+    """A model on this worker that is the one of the others.
+
+    Args:
+        found: Its fingerprint here.
+        settings: Its fingerprint on the worker that loaded it first.
+        name: Of the model.
+
+    Raises:
+        DataError: If they differ.
+
+    Example:
+        >>> require_same_model({"dtype": "float32"}, {"dtype": "float32"}, name="rm")
+    """
+    if differences := differing_settings(settings, found):
+        raise DataError(
+            f"{name}: two workers loaded different models ({differences}); "
+            "give all nodes the same files and --dtype"
+        )
 
 
 def map_chunks(

@@ -19,6 +19,7 @@ from charm_rm.data.conversations import check_conversation
 from charm_rm.data.parts import Parts, Setting, open_parts
 from charm_rm.data.prompts import prompt_digest
 from charm_rm.data.responses import conversation
+from charm_rm.data.scores import attach_scores
 from charm_rm.data.tables import DataError
 from charm_rm.models.cluster import (
     MapChunk,
@@ -27,9 +28,10 @@ from charm_rm.models.cluster import (
     map_chunks,
     open_cluster,
     plan_workers,
+    require_same_model,
 )
 from charm_rm.models.inputs import describe_unread, find_unread
-from charm_rm.models.scoring import BATCH_TOKENS, RewardModel, score_table
+from charm_rm.models.scoring import BATCH_TOKENS, RewardModel
 
 CHARACTERS_PER_TOKEN = 4  # of a chunk that nobody has encoded yet
 PART = {"key": pl.String, "score": pl.Float64, "n_tokens": pl.Int64, "unread": pl.Boolean}
@@ -162,7 +164,7 @@ def score_on_cluster(
     n_unread = int(joined["unread"].sum())
     if n_unread:
         on_warning(describe_unread(n_unread, n_rows=len(work), max_length=model.max_length))
-    return score_table(
+    return attach_scores(
         responses,
         scores=joined["score"].to_list(),
         n_tokens=joined["n_tokens"].to_list(),
@@ -244,15 +246,20 @@ def _score_missing(
     batch_tokens: int,
     on_progress: Callable[[int, int], None] | None,
 ) -> pl.DataFrame:
-    """The columns of ``PART`` for every conversation: those in the parts, and all others."""
+    """The columns of ``PART`` for every conversation: those in the parts, and all others.
+
+    The chunks are those of all conversations, so that a resumed run computes the rest in the same
+    company as an uninterrupted one, and to the same last bit.
+    """
     work = work.unique("key", keep="first", maintain_order=True)
     stored = parts.read()
     frames = [pl.DataFrame(schema=PART) if stored is None else stored.join(work, "key", "semi")]
-    missing = work.join(frames[0], "key", "anti", maintain_order="left")
     meter = _Meter(work, model.max_length, on_progress)
     meter.add(frames[0])
     characters = BATCHES_PER_CHUNK * CHARACTERS_PER_TOKEN * batch_tokens
-    chunks = cut_chunks(missing, characters=characters)
+    whole = cut_chunks(work, characters=characters)
+    rest = [chunk.join(frames[0], "key", "anti", maintain_order="left") for chunk in whole]
+    chunks = [chunk for chunk in rest if not chunk.is_empty()]
     scorer = partial(make_scorer, model.load, settings=model.settings, batch_tokens=batch_tokens)
     for frame in map_chunks(chunks, scorer, workers=model.workers):
         _refuse_not_finite(frame, work, model)
@@ -315,16 +322,7 @@ def make_scorer(
         ('k', 5.0, 1, False)
     """
     model = load()
-    differences = [
-        f"{name} {value!r} here, {settings.get(name)!r} there"
-        for name, value in model.fingerprint().items()
-        if value != settings.get(name)
-    ]
-    if differences:
-        raise DataError(
-            f"{settings.get('reward_model')}: two workers loaded different models "
-            f"({'; '.join(differences)}); give all nodes the same files and --dtype"
-        )
+    require_same_model(model.fingerprint(), settings, name=str(settings.get("reward_model")))
 
     def score_chunk(chunk: pl.DataFrame) -> pl.DataFrame:
         conversations = [conversation(row) for row in chunk.iter_rows(named=True)]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from jinja2 import TemplateError
+from jinja2 import TemplateSyntaxError
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
@@ -170,6 +170,36 @@ def end_of_prompt_ids(
     return list(tokenizer(between, add_special_tokens=False)["input_ids"])
 
 
+def require_response(
+    tokenizer: PreTrainedTokenizerBase, *, template: str | None = None, where: str
+) -> None:
+    """A chat template that writes the response: of any other, all responses score alike.
+
+    Args:
+        tokenizer: The reward model's own.
+        template: Jinja chat template; the tokenizer's own when None.
+        where: The model, for the message.
+
+    Raises:
+        DataError: If it leaves the last message out.
+
+    Example:
+        >>> from tokenizers import Tokenizer, models
+        >>> from transformers import PreTrainedTokenizerFast
+        >>> words = Tokenizer(models.WordLevel({"<s>": 0}, unk_token="<s>"))
+        >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)
+        >>> require_response(tokenizer, template="{{ messages[0].content }}", where="rm")
+        Traceback (most recent call last):
+        ...
+        charm_rm.data.tables.DataError: rm: its chat template leaves out the response; save ...
+    """
+    if _ANSWER not in _render(_exchange(_FIRST, _ANSWER), tokenizer, template, 0):
+        raise DataError(
+            f"{where}: its chat template leaves out the response; save the one it was trained with "
+            "as chat_template.jinja"
+        )
+
+
 def find_input_faults(tokenizer: PreTrainedTokenizerBase, *, template: str) -> tuple[str, ...]:
     """What a user should know about a model's input; nothing of it is altered silently.
 
@@ -238,10 +268,14 @@ def _render(
         rendered: Any = tokenizer.apply_chat_template(
             list(messages), chat_template=template, tokenize=False, add_generation_prompt=False
         )
-    except TemplateError as error:
+    except TemplateSyntaxError as error:
         raise DataError(
-            f"conversation {number}: the model's chat template refuses it ({error}); "
-            "mend its roles or drop the row"
+            f"the model's chat template is broken ({error}); mend its chat_template.jinja"
+        ) from error
+    except Exception as error:  # a template is code, and may raise anything
+        raise DataError(
+            f"conversation {number}: the model's chat template refuses it "
+            f"({error or type(error).__name__}); mend its roles or drop the row"
         ) from error
     return str(rendered)
 

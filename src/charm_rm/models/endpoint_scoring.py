@@ -18,7 +18,7 @@ from charm_rm.data.conversations import check_conversation
 from charm_rm.data.parts import Parts, open_parts
 from charm_rm.data.prompts import Message
 from charm_rm.data.responses import conversation
-from charm_rm.data.scores import OPTIONAL, SCORE_SCHEMA
+from charm_rm.data.scores import attach_scores
 from charm_rm.models.endpoint_model import EndpointModel
 from charm_rm.models.endpoints import RequestFailedError, connect, run, work_through
 from charm_rm.models.inputs import describe_unread, without_response
@@ -86,13 +86,13 @@ def score_at_endpoint(
         scored[key][1] if sent is None else sent
         for key, sent in zip(prepared.keys, prepared.n_tokens, strict=True)
     ]
-    table = responses.with_columns(
-        pl.Series("score", [scored[key][0] for key in prepared.keys], dtype=pl.Float64),
-        pl.lit(model.name).alias("reward_model"),
-        pl.Series("n_tokens", n_tokens, dtype=pl.Int64),
-        pl.Series("truncated", [bool(limit and n and n > limit) for n in n_tokens]),
+    return attach_scores(
+        responses,
+        scores=[scored[key][0] for key in prepared.keys],
+        n_tokens=n_tokens,
+        name=model.name,
+        max_length=limit,
     )
-    return table.select(name for name in [*SCORE_SCHEMA, *OPTIONAL] if name in table.columns)
 
 
 @dataclass

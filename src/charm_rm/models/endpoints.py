@@ -39,6 +39,7 @@ SLOW_REPLY = 30.0  # seconds; slower than this, the server has too much in its q
 MUTE_TRIES = 3  # of a request that runs out of time on a server that has never answered
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 20.0  # seconds before a request is repeated
 LONGEST_WISH = 120.0  # seconds of Retry-After that are waited for
+WORDS_KEPT = 300  # characters of what a server says that go into a message
 PASSING = {408, 425, 429, 500, 502, 503, 504, 529}  # statuses after which a request is repeated
 BUSY = {429, 503, 529}
 DIVISIBLE = {400, 413, 422, 500}  # may concern one item of the many in a request
@@ -95,6 +96,7 @@ class Endpoint:
         concurrency: Most requests under way at once.
         max_retries: Repetitions of a request that failed for a passing reason.
         timeout: Seconds that one request may take.
+        slow_reply: Seconds after which a reply is slow; at most a quarter of the time-out.
         key_variable: Environment variable that holds the key, if it wants one.
     """
 
@@ -102,6 +104,7 @@ class Endpoint:
     concurrency: int = CONCURRENCY
     max_retries: int = MAX_RETRIES
     timeout: float = TIMEOUT
+    slow_reply: float = SLOW_REPLY
     key_variable: str = KEY_VARIABLE
 
 
@@ -201,7 +204,7 @@ class Connection:
             except BadReplyError as error:
                 raise _PassingError(f"unusable reply: {error}", status=200) from error
             now = time.monotonic()
-            if now - sent > min(SLOW_REPLY, self.endpoint.timeout / 4):
+            if now - sent > min(self.endpoint.slow_reply, self.endpoint.timeout / 4):
                 self.limit.shrink(sent=sent, now=now, share=0.7)
             else:
                 self.limit.grow()
@@ -220,7 +223,7 @@ class Connection:
             reason = f"no reply in {self.endpoint.timeout:g} s"
             raise _PassingError(reason, busy=True, patience=MUTE_TRIES) from None
         except (httpx2.RequestError, OSError) as error:
-            reason = f"{type(error).__name__}: {error}".rstrip(": ")
+            reason = self._quote(f"{type(error).__name__}: {error}").rstrip(": ")
             patience = 1 if isinstance(error, httpx2.ConnectError) else math.inf
             raise _PassingError(f"no connection ({reason})", patience=patience) from error
         if response.status_code != 200:
@@ -233,8 +236,7 @@ class Connection:
 
     def _bad_status(self, response: httpx2.Response, path: str) -> Exception:
         status = response.status_code
-        said = " ".join(response.text.split())[:200]
-        said = said.replace(self._key, "***") if self._key else said
+        said = self._quote(_words_of(response))
         if status in PASSING:
             wish = _retry_after(response.headers.get("retry-after"))
             if wish <= LONGEST_WISH:
@@ -251,7 +253,8 @@ class Connection:
         elif status == 404:
             cure = "no such route or model there; check the address and --model"
         elif 300 <= status < 400:
-            cure = f"it points to {response.headers.get('location')}; give that address"
+            there = self._quote(str(response.headers.get("location")))
+            cure = f"it points to {there}; give that address"
         else:
             cure = "check the model and the server's options"
         return RequestFailedError(
@@ -259,6 +262,11 @@ class Connection:
             status=status,
             divisible=status in DIVISIBLE,
         )
+
+    def _quote(self, said: str) -> str:
+        """A server's words as one short line without the key, fit to be printed."""
+        line = " ".join("".join(one if one.isprintable() else " " for one in said).split())
+        return (line.replace(self._key, "***") if self._key else line)[:WORDS_KEPT]
 
     def _gave_up(self, failure: _PassingError, n_tries: int) -> RequestFailedError:
         tries = f" in the last of {n_tries} tries" if n_tries > 1 else ""
@@ -268,6 +276,17 @@ class Connection:
             status=failure.status,
             divisible=failure.status in DIVISIBLE | {200},
         )
+
+
+def _words_of(response: httpx2.Response) -> str:
+    """What a refusal says: the message, where servers put one into JSON, else all of it."""
+    try:
+        reply = response.json()
+        error = reply.get("error", reply.get("detail"))
+        said = error["message"] if isinstance(error, dict) else error
+    except (ValueError, RecursionError, KeyError, AttributeError):
+        return response.text
+    return said if isinstance(said, str) else response.text
 
 
 def _retry_after(value: str | None) -> float:

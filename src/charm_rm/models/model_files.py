@@ -41,7 +41,7 @@ def find_folder(
         The directory, and the commit if it came from the hub.
 
     Raises:
-        DataError: If it is neither, or the hub does not give it.
+        DataError: If it is neither, a directory of a revision, or the hub does not give it.
 
     Example:
         >>> find_folder("./no-such-model")
@@ -50,7 +50,9 @@ def find_folder(
         charm_rm.data.tables.DataError: ./no-such-model: no such directory, nor a hub id; check it
     """
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if name and folder.is_dir():
+        if revision is not None:
+            raise DataError(f"{name}: is a directory, which has no revisions; leave --revision out")
         if not any((folder / config).is_file() for config in ("config.json", ADAPTER_CONFIG)):
             raise DataError(f"{name}: no config.json in this directory; give a model directory")
         return folder, None
@@ -94,8 +96,9 @@ def load_config(folder: Path, *, trust_remote_code: bool = False) -> Any:
     if not (folder / "config.json").is_file():
         raise DataError(f"{folder}: no config.json; give a model directory")
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        with quiet_transformers():
+            return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except Exception as error:  # whatever a wrong value makes the class of a model raise
         raise DataError(
             f"{folder}: its config.json is not usable ({reason(error)}); check the model, or "
             "give --trust-remote-code if you trust the code that comes with it"
@@ -127,7 +130,8 @@ def load_tokenizer(
     for place in (folder, base):
         if place is not None and any((place / name).is_file() for name in TOKENIZER_FILES):
             try:
-                return AutoTokenizer.from_pretrained(place, trust_remote_code=trust_remote_code)
+                with quiet_transformers():
+                    return AutoTokenizer.from_pretrained(place, trust_remote_code=trust_remote_code)
             except Exception as error:  # whatever a broken tokenizer.json makes its parser raise
                 raise DataError(
                     f"{place}: its tokenizer can't be loaded ({reason(error)}); check its files"
@@ -177,7 +181,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
         Their paths.
 
     Raises:
-        DataError: If there are none, or the index of the shards can't be read.
+        DataError: If there are none, or the index of the shards can't be read or leads elsewhere.
 
     Example:
         >>> weight_files(Path("no-such-folder"))  # doctest: +ELLIPSIS
@@ -193,12 +197,13 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
             f"{folder}: no {WEIGHTS}; pickled weights are not loaded, convert them to safetensors"
         )
     try:
-        shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        if any(Path(name).name != name for name in shards):
+            raise ValueError("a shard is no file of this directory")
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise DataError(
-            f"{index}: not an index of shards ({reason(error)}); fetch it again"
-        ) from error
-    return tuple(folder / name for name in sorted(set(shards)))
+        line = f"{index}: not an index of shards ({reason(error)}); fetch it again"
+        raise DataError(line) from error
+    return tuple(folder / name for name in sorted(shards))
 
 
 def tensor_shapes(files: Sequence[Path]) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -264,9 +269,8 @@ def _stored(files: Sequence[Path]) -> Iterator[tuple[Any, str]]:
                 for key in file.keys():  # noqa: SIM118  (safe_open is no mapping)
                     yield file, key
         except (OSError, SafetensorError) as error:
-            raise DataError(
-                f"{path}: not a readable safetensors file ({reason(error)}); fetch it again"
-            ) from error
+            line = f"{path}: not a readable safetensors file ({reason(error)}); fetch it again"
+            raise DataError(line) from error
 
 
 def load_backbone(
@@ -316,12 +320,17 @@ def load_backbone(
                 dtype=dtype,
                 use_safetensors=True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # refused below, by name
                 trust_remote_code=trust_remote_code,
             )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # whatever wrong files, or a missing library, make it raise
+        line = f"{folder}: its weights can't be loaded ({reason(error)}); check its files"
+        raise DataError(line) from error
+    for key, stored, built in sorted(report["mismatched_keys"])[:1]:
         raise DataError(
-            f"{folder}: its weights can't be loaded ({reason(error)}); check its files"
-        ) from error
+            f"{folder}: {key} has shape {tuple(stored)} in its weights and {tuple(built)} by "
+            "config.json; the files do not belong together"
+        )
     backbone: torch.nn.Module = model.base_model
     prefix = f"{model.base_model_prefix}."
     missing = {key.removeprefix(prefix) for key in report["missing_keys"]}

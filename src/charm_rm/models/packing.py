@@ -121,10 +121,9 @@ def _attend(
     sequence, so that a token meets the same keys in the same order whether its sequence's
     beginning is shared or not.
     """
-    keys, values = key[0, :, own], value[0, :, own]
-    if before is not None and before.stop > before.start:
-        keys = torch.cat([key[0, :, before], keys], dim=1)
-        values = torch.cat([value[0, :, before], values], dim=1)
+    seen = [own] if before is None else [before, own]
+    keys = torch.cat([key[0, :, part] for part in seen], dim=1)
+    values = torch.cat([value[0, :, part] for part in seen], dim=1)
     n_heads, n_own, width = query[0, :, own].shape
     n_key_heads, n_keys, _ = keys.shape
     scaled = query[0, :, own] * (width**-0.5 if scaling is None else scaling)

@@ -7,7 +7,7 @@ model and writes no file.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from charm_rm.data.prompts import Message
@@ -23,11 +23,13 @@ class Sampling:
         temperature: Divides the logits; 0 is greedy decoding.
         top_p: Nucleus: the smallest set of tokens with at least this probability is drawn from.
         max_new_tokens: Longest response in tokens, reasoning included.
+        alternatives: How many of the likeliest first tokens to report; 0 for none.
     """
 
     temperature: float = 0.7
     top_p: float = 0.9
     max_new_tokens: int = 2048
+    alternatives: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,18 +57,21 @@ class Completion:
     Attributes:
         request: What it answers.
         text: The response as written; reasoning in ``<think>`` tags may still stand in front.
-        finish_reason: "stop", "length", or what a server gave.
+        finish_reason: "stop", "length", or what a server gave; None where it gave none.
         reasoning: Reasoning that a server hands out apart from the text.
         n_prompt_tokens: Tokens of the conversation, where known.
         n_tokens: Tokens written, reasoning included, where known.
+        first_token: Likeliest first tokens -> log-probability, before any temperature; None where
+            they were not asked for or the policy does not tell them.
     """
 
     request: Request
     text: str
-    finish_reason: str
+    finish_reason: str | None
     reasoning: str | None = None
     n_prompt_tokens: int | None = None
     n_tokens: int | None = None
+    first_token: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)

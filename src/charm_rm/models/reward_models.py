@@ -17,7 +17,12 @@ import torch
 from charm_rm.data.tables import DataError
 from charm_rm.models.adapters import adapter_base, adapter_files, load_adapter
 from charm_rm.models.choices import DTYPES, choose_device, choose_dtype, choose_max_length
-from charm_rm.models.encoding import end_of_prompt_ids, expects_bos, find_input_faults
+from charm_rm.models.encoding import (
+    end_of_prompt_ids,
+    expects_bos,
+    find_input_faults,
+    require_response,
+)
 from charm_rm.models.heads import HEAD_KINDS, Head, choose_head
 from charm_rm.models.known_models import RewardModelSpec, find_row
 from charm_rm.models.model_files import (
@@ -84,9 +89,9 @@ def load_reward_model(
         The model.
 
     Raises:
-        DataError: If the directory or model is missing or unreadable, has no tokenizer or chat
-            template, has no trained head with one output that this package knows how to read, or
-            is one that its row refuses.
+        DataError: If the directory or model is missing or unreadable, has no tokenizer, no chat
+            template that writes the response, or no trained head with one output that this package
+            knows how to read, or is one that its row refuses.
         ValueError: If an argument is out of its range.
 
     Example:
@@ -102,6 +107,7 @@ def load_reward_model(
     spec = find_spec(name, like=like or source.row)
     tokenizer = load_tokenizer(source.folder, source.base, trust_remote_code=trust_remote_code)
     template = read_template(source.folder, tokenizer, row=spec.template)
+    require_response(tokenizer, template=template, where=name)
     suffix = find_suffix(tokenizer, spec, where=name)
     max_length = choose_max_length(max_length, source.config, spec, n_reserved=len(suffix))
     where, dtype = choose_device(device), choose_dtype(dtype, choose_device(device))
@@ -195,7 +201,7 @@ def find_source(
     folder, commit = find_folder(name, revision=revision, trust_remote_code=trust_remote_code)
     if (folder / ADAPTER_CONFIG).is_file():
         adapted = base_model or adapter_base(folder)
-        base, _ = find_folder(adapted, trust_remote_code=trust_remote_code)
+        base = _find_base(adapted, of=name, trust_remote_code=trust_remote_code)
         config = load_config(base, trust_remote_code=trust_remote_code)
         config.num_labels = 1
         row, _ = find_row(adapted)
@@ -204,8 +210,16 @@ def find_source(
     base_name = base_model or getattr(config, "base_model_name_or_path", None)
     if base_name is None:
         return _Source(folder, None, config, commit)
-    base, _ = find_folder(base_name, trust_remote_code=trust_remote_code)
+    base = _find_base(base_name, of=name, trust_remote_code=trust_remote_code)
     return _Source(folder, base, config, commit)
+
+
+def _find_base(base: str, *, of: str, trust_remote_code: bool) -> Path:
+    try:
+        folder, _ = find_folder(base, trust_remote_code=trust_remote_code)
+    except DataError as error:
+        raise DataError(f"{of}: its base is not to be had ({error}); give --base-model") from error
+    return folder
 
 
 def load_head(source: _Source, spec: RewardModelSpec, *, where: str) -> Head:

@@ -29,9 +29,10 @@ from transformers import PreTrainedTokenizerBase
 
 from charm_rm.data.parts import Parts, Setting, open_parts
 from charm_rm.data.prompts import Message
-from charm_rm.data.scores import OPTIONAL, SCORE_SCHEMA
+from charm_rm.data.scores import attach_scores
 from charm_rm.data.tables import DataError
 from charm_rm.models.batches import find_end_of_prompt, length_batches, padded_length
+from charm_rm.models.digests import digest_files
 from charm_rm.models.encoding import encode_conversations
 from charm_rm.models.heads import Head
 from charm_rm.models.inputs import (
@@ -215,7 +216,7 @@ class RewardModel:
         """What decides this model's scores, to be compared when a run resumes."""
         return {
             "reward_model": self.name,
-            "weights": _digest_files(self.files),
+            "weights": digest_files(self.files),
             "revision": self.revision,
             "template": hashlib.sha256(self.template.encode()).hexdigest()[:16],
             "bos": self.bos,
@@ -227,15 +228,6 @@ class RewardModel:
             "device": self.device.type,
             "exact": self.exact,
         }
-
-
-def _digest_files(files: Sequence[Path]) -> str:
-    """SHA-256 over whole files: a second per gigabyte, less than loading them takes."""
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:16]
 
 
 def score_responses(
@@ -299,51 +291,13 @@ def score_responses(
         )
     with open_parts(parts, settings=reward_model.fingerprint()) as opened:
         scores = _score_missing(encoded, reward_model, opened, batch_tokens, on_progress)
-    return score_table(
+    return attach_scores(
         responses,
         scores=[scores[key] for key in encoded.keys],
         n_tokens=encoded.n_tokens.tolist(),
         name=reward_model.name,
         max_length=reward_model.max_length,
     )
-
-
-def score_table(
-    responses: pl.DataFrame,
-    *,
-    scores: Sequence[float],
-    n_tokens: Sequence[int],
-    name: str,
-    max_length: int,
-) -> pl.DataFrame:
-    """The table of scores that `score_responses` returns, wherever they were computed.
-
-    Args:
-        responses: As `charm_rm.data.responses.read_responses` returns them.
-        scores: Score points, one per response, in their order.
-        n_tokens: Tokens of each conversation before truncation.
-        name: Of the reward model.
-        max_length: Tokens at which it cuts.
-
-    Returns:
-        The columns of `score_responses`.
-
-    Example:
-        >>> rows = {"prompt_id": ["p"], "policy": ["a"], "sample": [0], "response": ["Hi"]}
-        >>> table = score_table(
-        ...     pl.DataFrame(rows), scores=[1.5], n_tokens=[9], name="rm", max_length=8
-        ... )
-        >>> table.row(0)
-        ('p', 'a', 0, 1.5, 'rm', 9, True)
-    """
-    lengths = pl.Series("n_tokens", n_tokens, dtype=pl.Int64)
-    table = responses.with_columns(
-        pl.Series("score", scores, dtype=pl.Float64),
-        pl.lit(name).alias("reward_model"),
-        lengths,
-        (lengths > max_length).alias("truncated"),
-    )
-    return table.select(column for column in [*SCORE_SCHEMA, *OPTIONAL] if column in table.columns)
 
 
 def _score_missing(

@@ -66,7 +66,8 @@ def load_text_rules(
         The rules.
 
     Raises:
-        DataError: If there is no tokenizer or no chat template, or ``like`` is not in the table.
+        DataError: If there is no tokenizer or no chat template, the template leaves out the
+            response, or ``like`` is not in the table.
 
     Example:
         >>> load_text_rules("./no-such-tokenizer")
@@ -76,7 +77,12 @@ def load_text_rules(
     """
     from transformers import AutoTokenizer
 
-    from charm_rm.models.encoding import encode_conversations, expects_bos, find_input_faults
+    from charm_rm.models.encoding import (
+        encode_conversations,
+        expects_bos,
+        find_input_faults,
+        require_response,
+    )
     from charm_rm.models.known_models import find_row
     from charm_rm.models.reward_models import find_suffix
 
@@ -98,6 +104,7 @@ def load_text_rules(
             f"{name}: no chat template, so nothing says how to write a conversation; save the "
             "one it was trained with as chat_template.jinja there"
         ) from error
+    require_response(tokenizer, template=template, where=name)
     bos = spec.bos if spec.bos is not None else expects_bos(tokenizer, template=template)
     suffix = find_suffix(tokenizer, spec, where=name)
     limits = (tokenizer.model_max_length, spec.max_length)

@@ -118,7 +118,7 @@ def sample_size(audit: Audit) -> str:
 
     Example:
         >>> from charm_rm.audit import Audit
-        >>> fixed = ("rm", "board", "2025-03-03", "sigmoid", 1.0, 1000, 0)
+        >>> fixed = ("rm", "board", "2025-03-03", "none", "sigmoid", 1.0, 1000, 0)
         >>> sample_size(Audit("gpt-4o-mini", *fixed, (), 0.0, None, None, 0.0, None, ()))
         '0 policies, 0 prompts'
     """
