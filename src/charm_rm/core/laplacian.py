@@ -9,6 +9,7 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve, solve_triangular
 
 from charm_rm.core.win_rates import Floats
 
+LEAST_PIVOT = 1e-280  # smaller ones have no inverse in float64
 MIN_DAMPING = 1e-4  # of the largest entry on the diagonal
 
 
@@ -45,7 +46,8 @@ def grounded_inverse(matrix: Floats, *, ground: int) -> Floats:
         Shape (K, K); 0 in the row and the column of the ground.
 
     Raises:
-        LinAlgError: If a pivot is not positive, as the struck Laplacian is then not.
+        LinAlgError: If a pivot is not positive, as the struck Laplacian is then not, or too small
+            to divide by.
 
     Example:
         >>> grounded_inverse(np.array([[2.0, -2.0], [-2.0, 2.0]]), ground=1)
@@ -58,7 +60,7 @@ def grounded_inverse(matrix: Floats, *, ground: int) -> Floats:
     for at in range(n):
         edges = left[at, at + 1 :]
         pivots[at] = edges.sum()
-        if not pivots[at] > 0.0:
+        if not pivots[at] > LEAST_PIVOT:
             raise LinAlgError("the Laplacian without its ground is not positive definite")
         shares = edges / pivots[at]
         factor[at, at + 1 :] = -shares[:-1]
