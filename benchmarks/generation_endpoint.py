@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="AlpacaEval outputs, a table")
     parser.add_argument("--base", type=Path, required=True, help="from small_reward_model.py base")
-    parser.add_argument("--endpoint", help="a server that runs already")
+    parser.add_argument("--endpoint", help="a server that runs already, of one model")
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
     parser.add_argument("--prompts", type=int, default=64, help="instructions, many at once")
     parser.add_argument("--alone", type=int, default=8, help="instructions one after the other")
@@ -54,7 +54,8 @@ def main() -> None:
     few = [requests[at] for at in np.linspace(0, len(requests) - 1, arguments.alone).astype(int)]
     half = len(few) // 2
     with server(arguments.base, arguments.dtype, given=arguments.endpoint) as url:
-        how: dict[str, Any] = {"url": url, "model": str(arguments.base), "sampling": sampling}
+        name = None if arguments.endpoint else str(arguments.base)
+        how: dict[str, Any] = {"url": url, "model": name, "sampling": sampling}
         answer(few[:1], concurrency=1, **how)  # whatever is set up on the first request
         rows = [
             answer(few[:half], concurrency=1, **how),
@@ -75,7 +76,7 @@ def real_requests(data: Path, *, n: int) -> list[Request]:
 
 
 def answer(
-    requests: list[Request], *, concurrency: int, url: str, model: str, sampling: Sampling
+    requests: list[Request], *, concurrency: int, url: str, model: str | None, sampling: Sampling
 ) -> dict[str, float]:
     """Requests asked at a concurrency: tokens written, and seconds."""
     policy = find_policy(Endpoint(url, concurrency=concurrency), model=model, sampling=sampling)

@@ -25,6 +25,7 @@ FLOORS = {
     "judging": 2,
     "pairs": 2,
     "planted": 2,
+    "standings": 2,
     "style": 2,
     "style_margins": 2,
     "temperature": 2,
@@ -32,6 +33,7 @@ FLOORS = {
     "models": 3,
     "report": 3,
     "cli": 4,
+    "__main__": 5,
     "": 5,  # the package itself: the public names stand above everything
 }
 

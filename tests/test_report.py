@@ -13,17 +13,17 @@ import numpy as np
 import polars as pl
 import pytest
 from builders import MINI, SIMPO, make_scores
-from hypothesis import given
-from hypothesis import strategies as st
 
 from charm_rm.audit import Audit, audit_scores
 from charm_rm.calibrate import calibrate_pair
 from charm_rm.data.arena import EloTable, read_elo
 from charm_rm.data.offsets import Calibration, apply_offsets
 from charm_rm.data.tables import DataError
-from charm_rm.pairs import PreferencePairs, build_pairs
-from charm_rm.report.charts import draw_figures, elo_scatter, save_figures
-from charm_rm.report.labels import CANDIDATES, Label, place_labels, text_width
+from charm_rm.pairs import build_pairs
+from charm_rm.report.figures import draw_figures
+from charm_rm.report.files import save_figures
+from charm_rm.report.findings import Findings, Missing, Source
+from charm_rm.report.flipped import show_pairs
 from charm_rm.report.page import render_page
 from charm_rm.report.theme import MARKS, verdict
 from charm_rm.report.words import (
@@ -34,6 +34,7 @@ from charm_rm.report.words import (
     percent,
     rate_and_interval,
 )
+from charm_rm.standings import rank_policies, win_rate_matrices
 
 ELO = read_elo("table7")
 TWENTY = tuple([SIMPO, *(name for name in ELO.models if name != SIMPO)][:20])
@@ -49,14 +50,24 @@ class Page(HTMLParser):
         self.rows: list[list[str]] = []
         self.data: dict[str, str] = {}
         self.words: list[str] = []
+        self.values: dict[str, dict[str, list[float]]] = {}  # by table and row, in full
+        self._table = self._row = ""
         self._inside: list[str] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
         self._inside.append(tag)
+        value = dict(attrs).get("data-value")
+        if tag == "table":
+            self._table = dict(attrs)["aria-label"] or ""
         if tag == "tr":
             self.rows.append([])
+        if tag == "th" and value is not None:
+            self._row = value
+        if tag == "td" and value:
+            row = self.values.setdefault(self._table, {}).setdefault(self._row, [])
+            row.append(float(value))
         if tag in ("td", "th"):
             self.rows[-1].append("")
 
@@ -72,7 +83,7 @@ class Page(HTMLParser):
             self.words += data.split()
         self.data[within] = self.data.get(within, "") + data
         if within == "script" and "id" in self.tags[-1][1]:
-            self.data["figures"] = data
+            self.data["island"] = data
         if {"td", "th"} & set(self._inside):
             self.rows[-1][-1] += data
 
@@ -85,9 +96,8 @@ def renamed(elo: EloTable, old: str, new: str) -> EloTable:
     return replace(elo, frame=elo.frame.with_columns(pl.col("model").replace({old: new})))
 
 
-def policies_of(chart: dict[str, Any]) -> set[str]:
-    rows = [row for values in chart["datasets"].values() for row in values]
-    return {row["policy"] for row in rows if "policy" in row}
+def rows_of(chart: dict[str, Any]) -> list[dict[str, Any]]:
+    return [row for values in chart["datasets"].values() for row in values]
 
 
 @pytest.fixture(scope="module")
@@ -112,44 +122,108 @@ def after(scores: pl.DataFrame, calibration: Calibration) -> Audit:
 
 
 @pytest.fixture(scope="module")
-def pairs(scores: pl.DataFrame, calibration: Calibration) -> PreferencePairs:
-    return build_pairs(scores, calibration)
+def findings(
+    scores: pl.DataFrame, audit: Audit, after: Audit, calibration: Calibration
+) -> Findings:
+    calibrated = apply_offsets(scores, calibration).with_columns(score="calibrated_score")
+    return Findings(
+        title="A test",
+        audit=audit,
+        after=after,
+        calibrations=(calibration,),
+        ranking=rank_policies(scores),
+        matrices=win_rate_matrices(scores, ELO, after=calibrated),
+        pairs=show_pairs(build_pairs(scores, calibration).frame, scores=scores),
+        facts={"Scores": "drawn at random for this test"},
+        sources=(Source("scores.parquet", "scores, 1,200 rows", "ab" * 32),),
+        missing=(Missing("Benchmarks", "charm evaluate rm-bench"),),
+        commands=("charm audit scores.parquet --elo table7", "charm report . --out page.html"),
+    )
 
 
 @pytest.fixture(scope="module")
-def html(audit: Audit, after: Audit, calibration: Calibration, pairs: PreferencePairs) -> str:
-    return render_page(
-        audit=audit,
-        after=after,
-        calibration=calibration,
-        pairs=pairs,
-        title="A test",
-        provenance={"Scores": "drawn at random for this test"},
-        commands=["charm audit scores.parquet --elo table7", "charm report . --out page.html"],
-    )
+def html(findings: Findings) -> str:
+    return render_page(findings)
+
+
+@pytest.fixture(scope="module")
+def charts(findings: Findings) -> dict[str, Any]:
+    return {name: figure.chart.to_dict() for name, figure in draw_figures(findings).items()}
 
 
 # What stands on the page
 
 
-def test_the_page_shows_every_policy_with_the_numbers_of_the_audit(html: str, audit: Audit) -> None:
+def test_every_number_of_the_audits_table_is_that_of_its_json(html: str, audit: Audit) -> None:
+    document = json.loads(json.dumps(audit.to_json()))
     rows = {row[0]: row for row in Page(html).rows}
-    for found in audit.policies:
-        word = verdict(found, reference=MINI)
+    values = Page(html).values
+    for at, found in enumerate(audit.policies):
+        entry = document["policies"][at]
+        row = rows[found.policy + verdict(found, reference=MINI)]
+        fields = ("elo", "mean_score", "expected_win_rate", "sigmoid_win_rate", "hard_win_rate")
+        held = values["Every policy"][found.policy]
+        assert held == [entry[field] for field in (*fields, "signed_mismatch", "n_prompts")]
         ends = {"low": found.mismatch_low, "high": found.mismatch_high}
-        mismatch, interval = rate_and_interval(found.signed_mismatch, **ends)
-        _, elo, score, expected, sigmoid, hard, signed, n_prompts = rows[found.policy + word]
-        assert elo.startswith(f"{found.elo:.0f}")
-        assert score == number(found.mean_score)
-        assert expected == percent(found.expected_win_rate)
-        assert sigmoid == percent(found.sigmoid_win_rate)
-        assert hard == percent(found.hard_win_rate)
-        assert signed == (UNKNOWN if found.policy == MINI else mismatch + interval)
-        assert n_prompts == "60"
+        shown = "".join(rate_and_interval(found.signed_mismatch, **ends))
+        assert row[3] == percent(found.expected_win_rate)
+        assert row[6] == (UNKNOWN if found.policy == MINI else shown)
+
+
+def test_every_number_of_the_ranking_and_the_offsets_is_that_of_their_json(
+    html: str, findings: Findings, calibration: Calibration
+) -> None:
+    assert findings.ranking is not None
+    values = Page(html).values
+    ranked = values["Policies by mean score"]
+    for at, entry in enumerate(findings.ranking.to_json()["policies"], 1):
+        assert ranked[entry["policy"]] == [at, entry["mean_score"], entry["n_prompts"]]
+    offset = calibration.to_json()["offsets"][0]
+    fields = ("offset", "expected_win_rate", "win_rate_after", "hard_win_rate_after")
+    wanted = [offset[field] for field in (*fields, "mismatch_after", "n_prompts")]
+    assert values["Offsets 1"][SIMPO] == wanted
+
+
+def test_the_figures_hold_the_numbers_of_the_json(
+    charts: dict[str, Any], audit: Audit, findings: Findings
+) -> None:
+    bars = {row["policy"]: row for row in rows_of(charts["mismatch"]) if "mismatch" in row}
+    for entry in audit.policies:
+        if entry.policy not in (MINI, SIMPO):
+            assert bars[entry.policy]["mismatch"] == entry.signed_mismatch
+    assert findings.matrices is not None
+    matrices = findings.matrices
+    cells = {
+        (row["policy"], row["other"]): row
+        for row in rows_of(charts["win-rate-matrix"])
+        if "other" in row
+    }
+    assert len(cells) == 20 * 19
+    for (policy, other), cell in cells.items():
+        i, j = matrices.policies.index(policy), matrices.policies.index(other)
+        assert cell["before"] == matrices.before[i][j]
+        assert matrices.after is not None
+        assert cell["after"] == matrices.after[i][j]
+        assert cell["expected"] == matrices.expected[i][j]
+
+
+def test_every_figure_has_a_caption_and_its_sample_size(findings: Findings) -> None:
+    figures = draw_figures(findings)
+    assert list(figures) == [
+        "mean-score-and-elo",
+        "win-rates",
+        "mismatch",
+        "ranking",
+        "win-rate-matrix",
+    ]
+    for figure in figures.values():
+        assert "60" in figure.subtitle
+        assert "20 policies" in figure.subtitle
+        assert len(figure.caption) > 80
 
 
 def test_the_headline_says_who_is_over_valued_by_how_much_and_how_surely(
-    html: str, audit: Audit, calibration: Calibration, pairs: PreferencePairs
+    html: str, audit: Audit, calibration: Calibration, findings: Findings
 ) -> None:
     text = Page(html).text
     worst = audit.policies[0]
@@ -164,7 +238,8 @@ def test_the_headline_says_who_is_over_valued_by_how_much_and_how_surely(
         number_and_interval(offset.offset, low=offset.offset_low, high=offset.offset_high)[0]
         in text
     )
-    assert f"In {pairs.n_flipped} of them the offset flipped" in text
+    assert findings.pairs is not None
+    assert f"the offset flipped {findings.pairs.n_flipped} :" in text
     assert "drawn at random for this test" in text
     for warning in audit.warnings:
         assert warning in text
@@ -175,7 +250,7 @@ def test_the_page_does_not_claim_what_the_interval_leaves_open(audit: Audit) -> 
     def page(first: Any, pair: Any) -> str:
         policies = (first, *audit.policies[1:])
         changed = replace(audit, policies=policies, suggested_pair=pair)
-        return Page(render_page(audit=changed, title="t", provenance={})).data["h1"]
+        return Page(render_page(Findings("t", audit=changed))).data["h1"]
 
     worst = audit.policies[0]
     # the interval alone lies above 0; among many policies that is not enough
@@ -186,9 +261,9 @@ def test_the_page_does_not_claim_what_the_interval_leaves_open(audit: Audit) -> 
 
 
 def test_a_page_of_an_audit_alone_has_no_empty_sections(audit: Audit) -> None:
-    text = Page(render_page(audit=audit, title="t", provenance={})).text
+    text = Page(render_page(Findings("t", audit=audit))).text
     assert "Every policy" in text
-    for absent in ("Offsets", "Preference pairs", "How to rebuild", "Calibration"):
+    for absent in ("Offsets", "Preference pairs", "How to rebuild", "Calibration", "Files"):
         assert absent not in text
 
 
@@ -201,7 +276,7 @@ def test_a_calibration_by_category_names_its_categories(
             replace(calibration.offsets[0], category=name) for name in ("math", "code <3")
         ),
     )
-    page = render_page(audit=audit, calibration=by_category, title="t", provenance={})
+    page = render_page(Findings("t", audit=audit, calibrations=(by_category,)))
     assert [row[1] for row in Page(page).rows if row[0] == SIMPO] == ["math", "code <3"]
 
 
@@ -210,9 +285,9 @@ def test_ratings_without_intervals_or_names_are_drawn_all_the_same(scores: pl.Da
     frame = ELO.frame.with_columns(elo_low=empty, elo_high=empty)
     elo = replace(ELO, frame=frame, board="", date="")
     audit = audit_scores(scores, elo, reference=MINI, n_resamples=10)
-    page = Page(render_page(audit=audit, title="t", provenance={}))
+    page = Page(render_page(Findings("t", audit=audit)))
     assert "of a board that the table does not name" in page.text
-    assert json.loads(page.data["figures"])
+    assert json.loads(page.data["island"])["figures"]
 
 
 # What must not
@@ -233,38 +308,32 @@ def test_the_page_loads_nothing_and_stays_small(html: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "<script>alert(1)</script>",
-        HOSTILE,
-        "<img src=x onerror=window.hacked=1>",
-        '" onmouseover="window.hacked=1',
-        "{{ 7 * 7 }}",
-        "<!--",
-        "مرحبا",
-        "a\u2028b",
-    ],
+    [HOSTILE, '" onmouseover="window.hacked=1', "{{ 7 * 7 }}<!--", "مرحبا a\u2028b"],
 )
 def test_a_hostile_name_is_text_in_the_table_and_in_the_figures(
     name: str, scores: pl.DataFrame
 ) -> None:
     hostile = scores.with_columns(pl.col("policy").replace({SIMPO: name}))
     audit = audit_scores(hostile, renamed(ELO, SIMPO, name), reference=MINI, n_resamples=10)
-    text = render_page(
-        audit=replace(audit, reward_model=name, warnings=(name,)),
+    found = Findings(
         title=name,
-        provenance={name: name},
-        commands=[name],
+        audit=replace(audit, reward_model=name, warnings=(name,)),
+        ranking=rank_policies(hostile),
+        facts={name: name},
+        sources=(Source(name, name, command=name),),
+        missing=(Missing(name, name),),
+        commands=(name,),
     )
-    page = Page(text)
+    page = Page(render_page(found))
     assert len([tag for tag, _ in page.tags if tag == "script"]) == 3
     assert not [tag for tag, _ in page.tags if tag in ("img", "iframe", "object")]
     assert not [key for _, attrs in page.tags for key in attrs if key.startswith("on")]
     assert page.data["title"] == name
     assert [row for row in page.rows if row[0].startswith(name)]
-    figures = json.loads(page.data["figures"])
-    for figure in figures.values():
-        assert name in policies_of(figure["wide"])
-        assert name in policies_of(figure["narrow"])
+    island = json.loads(page.data["island"])
+    assert name in {
+        row["policy"] for rows in island["datasets"].values() for row in rows if "policy" in row
+    }
 
 
 def test_importing_the_report_imports_no_chart_library() -> None:
@@ -275,9 +344,11 @@ def test_importing_the_report_imports_no_chart_library() -> None:
 # Figures
 
 
-def test_figures_are_written_in_every_format(audit: Audit, after: Audit, tmp_path: Path) -> None:
-    paths = save_figures(draw_figures(audit, after), tmp_path / "figures")
-    assert len(paths) == 9
+def test_figures_are_written_in_every_format(findings: Findings, tmp_path: Path) -> None:
+    drawn = {name: figure.chart for name, figure in draw_figures(findings).items()}
+    chosen = {name: drawn[name] for name in ("mismatch", "win-rate-matrix")}
+    paths = save_figures(chosen, tmp_path / "figures")
+    assert len(paths) == 6
     assert {path.suffix for path in paths} == {".svg", ".png", ".pdf"}
     for svg in sorted((tmp_path / "figures").glob("*.svg")):
         text = svg.read_text(encoding="utf-8")
@@ -295,14 +366,16 @@ def test_figures_are_written_in_every_format(audit: Audit, after: Audit, tmp_pat
 
 
 def test_an_existing_figure_is_refused_before_anything_is_drawn(
-    audit: Audit, tmp_path: Path
+    findings: Findings, tmp_path: Path
 ) -> None:
+    drawn = {name: figure.chart for name, figure in draw_figures(findings).items()}
+    chosen = {name: drawn[name] for name in ("ranking", "mismatch")}
     (tmp_path / "mismatch.svg").write_text("mine")
     with pytest.raises(DataError, match=r"mismatch\.svg: exists already"):
-        save_figures(draw_figures(audit), tmp_path, formats=["svg"])
+        save_figures(chosen, tmp_path, formats=["svg"])
     assert [path.name for path in tmp_path.iterdir()] == ["mismatch.svg"]
-    save_figures(draw_figures(audit), tmp_path, formats=["svg"], force=True)
-    assert len(list(tmp_path.iterdir())) == 3
+    save_figures(chosen, tmp_path, formats=["svg"], force=True)
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
@@ -311,21 +384,37 @@ def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
 
 
 def test_over_valued_models_and_the_reference_stand_out_by_colour_and_by_shape(
-    audit: Audit,
+    charts: dict[str, Any],
 ) -> None:
-    chart = elo_scatter(audit).to_dict()
-    marks = next(layer for layer in chart["layer"] if layer["mark"]["type"] == "point")["encoding"]
+    layers = charts["mean-score-and-elo"]["layer"]
+    marks = next(layer for layer in layers if layer["mark"]["type"] == "point")["encoding"]
     for channel in ("fill", "shape"):
         scale = marks[channel]["scale"]
         assert {"over-valued", "reference"} <= set(scale["domain"])
         assert len(set(scale["range"])) == len(scale["domain"])
 
 
-def test_every_policy_of_twenty_is_named_beside_its_point(audit: Audit) -> None:
-    chart = elo_scatter(audit).to_dict()
+def test_every_policy_of_twenty_is_named_beside_its_point(charts: dict[str, Any]) -> None:
+    chart = charts["mean-score-and-elo"]
     names = next(layer for layer in chart["layer"] if layer["mark"]["type"] == "text")
     rows = chart["datasets"][names["data"]["name"]]
     assert {row["policy"] for row in rows} == set(TWENTY)
+
+
+def test_a_policy_that_calibration_moved_is_drawn_at_both_places_and_named_at_one_at_a_time(
+    charts: dict[str, Any],
+) -> None:
+    rows = [row for row in rows_of(charts["win-rates"]) if row.get("policy") == SIMPO]
+    points = {row["shown"]: row["win_rate"] for row in rows if "verdict" in row}
+    assert set(points) == {"both before", "both after"}
+    assert points["both after"] < points["both before"]
+    assert {row["shown"] for row in rows if "dx" in row} == {"both before", "after"}
+
+
+def test_the_charts_can_be_steered_by_policy_and_stage(charts: dict[str, Any]) -> None:
+    for name, chart in charts.items():
+        assert {param["name"] for param in chart["params"]} == {"highlight", "stage"}, name
+        assert "indexof(highlight, datum.policy)" in json.dumps(chart), name
 
 
 def test_colours_stand_out_on_white_and_on_near_black() -> None:
@@ -339,55 +428,6 @@ def test_colours_stand_out_on_white_and_on_near_black() -> None:
         own = luminance(colour)
         assert (white + 0.05) / (own + 0.05) >= 3.0  # WCAG's least for graphics
         assert (own + 0.05) / (dark + 0.05) >= 3.0
-
-
-# Labels
-
-
-def boxes_of(points: np.ndarray, names: list[str], labels: list[Label | None]) -> np.ndarray:
-    shift = {"left": 0.0, "center": 0.5, "right": 1.0}
-    boxes = []
-    for (x, y), name, label in zip(points, names, labels, strict=True):
-        if label is not None:
-            width = text_width(name, font_size=11)
-            left = x + label.dx - shift[label.align] * width
-            boxes.append([left, y + label.dy - 5.5, left + width, y + label.dy + 5.5])
-    return np.array(boxes).reshape(-1, 4)
-
-
-@given(
-    st.lists(
-        st.tuples(st.floats(0, 600), st.floats(0, 400), st.text("abcW-1", max_size=30)),
-        max_size=12,
-    )
-)
-def test_labels_that_may_be_left_out_hardly_touch_each_other(
-    rows: list[tuple[float, float, str]],
-) -> None:
-    points = np.array([row[:2] for row in rows]).reshape(-1, 2)
-    names = [row[2] for row in rows]
-    marks = np.hstack([points - 5, points + 5])
-    optional = [False] * len(rows)
-    places = place_labels(
-        points, names, marks=marks, size=(600, 400), font_size=11, must_show=optional
-    )
-    boxes = boxes_of(points, names, places)
-    for at, box in enumerate(boxes):
-        low = np.maximum(box[:2], boxes[at + 1 :, :2])
-        high = np.minimum(box[2:], boxes[at + 1 :, 2:])
-        assert np.prod(np.clip(high - low, 0, None), axis=1).sum() <= 12.0 + 1e-9
-
-
-def test_a_name_that_must_show_shows_even_where_there_is_no_room() -> None:
-    points = np.full((6, 2), 20.0)
-    must_show = [True, False, True, False, False, False]
-    marks = np.array([[0.0, 0.0, 40.0, 40.0]])
-    places = place_labels(
-        points, ["a long name"] * 6, marks=marks, size=(40, 40), font_size=11, must_show=must_show
-    )
-    assert places[0] in CANDIDATES
-    assert places[2] in CANDIDATES
-    assert places[1] is places[3] is None
 
 
 # Numbers

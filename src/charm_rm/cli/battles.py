@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from charm_rm.cli.audit import RATINGS_DRAWN
 from charm_rm.cli.console import page, print_json, record_run, warn
 from charm_rm.cli.evaluate import print_rows, show_range
 from charm_rm.cli.options import (
@@ -17,6 +16,7 @@ from charm_rm.cli.options import (
     WinRate,
     WinRateOption,
 )
+from charm_rm.report.words import RATINGS_DRAWN
 
 if TYPE_CHECKING:
     import polars as pl

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charm_rm.cli.audit import RATINGS_DRAWN
 from charm_rm.cli.console import page, print_json, record_run, say, warn
 from charm_rm.cli.options import (
     By,
@@ -24,6 +23,7 @@ from charm_rm.cli.options import (
     choose_temperature,
     keep_rated,
 )
+from charm_rm.report.words import RATINGS_DRAWN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -145,7 +145,13 @@ def calibrate(
     if cross_validate is not None:
         fixed = 1.0 if temperature is None else temperature
         settings |= {"n_folds": cross_validate, "seed": seed, "temperature": fixed}
-        _cross_validate(table, ratings, labels=temperature_from, as_json=json, settings=settings)
+        _cross_validate(
+            table,
+            ratings,
+            labels=temperature_from,
+            made_by=record_run(inputs) if json else None,
+            settings=settings,
+        )
         return
     chosen, fitted = choose_temperature(table, temperature, labels=temperature_from)
     made_by = record_run(inputs) | ({"temperature_fit": fitted.to_json()} if fitted else {})
@@ -261,7 +267,7 @@ def _cross_validate(
     ratings: "EloTable",
     *,
     labels: list[str] | None,
-    as_json: bool,
+    made_by: dict[str, Any] | None,
     settings: dict[str, Any],
 ) -> None:
     """The table of held-out mismatches, by method and kind of win rate."""
@@ -274,9 +280,9 @@ def _cross_validate(
         settings["labels"] = read_labels(labels)
     result = cross_validate(table, ratings, **settings)
     warn(result.warnings)
-    if as_json:
+    if made_by is not None:
         fit = {"temperature_fit": fitted.to_json()} if fitted else {}
-        print_json(result.to_json() | fit)
+        print_json(result.to_json() | fit | {"made_by": made_by})
     else:
         print_held_out(result)
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charm_rm.cli.audit import RATINGS_DRAWN
 from charm_rm.cli.benchmark_scores import TITLES, find_benchmark, read_benchmark, score_table
 from charm_rm.cli.console import fail, page, print_json, record_run, require_extra, say, warn
 from charm_rm.cli.evaluate import print_rows, show_range
@@ -26,6 +25,7 @@ from charm_rm.cli.options import (
     WinRate,
     WinRateOption,
 )
+from charm_rm.report.words import RATINGS_DRAWN
 
 if TYPE_CHECKING:
     import polars as pl

@@ -11,11 +11,13 @@ from charm_rm.cli.calibrate import say_offsets
 from charm_rm.cli.console import print_json, record_run, say, warn
 from charm_rm.cli.options import Force, Json, Seed
 from charm_rm.cli.pairs import pairs_summary, say_pairs
+from charm_rm.cli.report import write_report
 
 if TYPE_CHECKING:
     import polars as pl
 
     from charm_rm.audit import Audit
+    from charm_rm.data.arena import EloTable
     from charm_rm.data.offsets import Calibration
     from charm_rm.pairs import PreferencePairs
 
@@ -79,7 +81,17 @@ def demo(
     calibrated = apply_offsets(scores, calibration).with_columns(score="calibrated_score")
     after = audit_scores(calibrated, elo, reference=REFERENCE, seed=seed)
     made = build_pairs(scores, calibration, responses=texts)
-    _write_all(folder, before=before, after=after, calibration=calibration, pairs=made, about=about)
+    _write_all(
+        folder,
+        elo,
+        scores=scores,
+        calibrated=calibrated,
+        before=before,
+        after=after,
+        calibration=calibration,
+        pairs=made,
+        about=about,
+    )
     if json:
         pairs = pairs_summary(made)
         print_json({"audit": before.to_json(), "offsets": calibration.to_json(), "pairs": pairs})
@@ -114,7 +126,10 @@ def _bundled_scores() -> "pl.DataFrame":
 
 def _write_all(
     folder: Path,
+    elo: "EloTable",
     *,
+    scores: "pl.DataFrame",
+    calibrated: "pl.DataFrame",
     before: "Audit",
     after: "Audit",
     calibration: "Calibration",
@@ -122,23 +137,30 @@ def _write_all(
     about: str,
 ) -> None:
     from charm_rm.data.preferences import write_preferences
-    from charm_rm.data.tables import write_json, write_text
-    from charm_rm.report.charts import draw_figures, save_figures
-    from charm_rm.report.page import render_page
+    from charm_rm.data.tables import write_json
+    from charm_rm.report.findings import Findings
+    from charm_rm.report.flipped import show_pairs
+    from charm_rm.standings import rank_policies, win_rate_matrices
 
     folder.mkdir(parents=True, exist_ok=True)
     write_json(before.to_json(), folder / "audit.json", force=True)
     write_json(calibration.to_json(), folder / "offsets.json", force=True)
     write_preferences(pairs.frame, folder / "pairs.parquet", force=True)
-    page = render_page(
+    findings = Findings(
+        title="charm demo: 20 policies, one small reward model",
         audit=before,
         after=after,
-        calibration=calibration,
-        pairs=pairs,
-        title="charm demo: 20 policies, one small reward model",
-        provenance={"Scores": about, "Elo table": RATINGS},
-        commands=[calibration.made_by["command"]],
+        calibrations=(calibration,),
+        ranking=rank_policies(scores),
+        matrices=win_rate_matrices(scores, elo, after=calibrated),
+        pairs=show_pairs(pairs.frame, scores=scores),
+        facts={"Scores": about, "Elo table": RATINGS},
+        commands=(calibration.made_by["command"],),
     )
-    write_text(page, folder / "report.html", force=True)
-    charts = draw_figures(before, after)
-    save_figures(charts, folder / "figures", formats=("png", "svg"), force=True)
+    write_report(
+        findings,
+        folder / "report.html",
+        figures=folder / "figures",
+        force=True,
+        formats=("png", "svg"),
+    )

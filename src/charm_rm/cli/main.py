@@ -22,10 +22,12 @@ from charm_rm.cli.options import fill_optional_values
 from charm_rm.cli.pairs import pairs
 from charm_rm.cli.preferences import preferences
 from charm_rm.cli.prompts import prompts
+from charm_rm.cli.report import report
 from charm_rm.cli.responses import responses
 from charm_rm.cli.score import score
 from charm_rm.cli.selftest import selftest
 from charm_rm.cli.style import style
+from charm_rm.cli.train import train
 
 INTERRUPTED = 130  # status after Ctrl-C, which shells and typer give
 
@@ -52,6 +54,7 @@ for command in (
     preferences,
     best_of_n,
     compare,
+    report,
     style,
     selftest,
 ):
@@ -60,6 +63,7 @@ app.add_typer(responses)
 app.add_typer(elo)
 evaluate.command("battles")(battles)
 app.add_typer(evaluate)
+app.add_typer(train)
 
 
 def _show_version(wanted: bool) -> None:

@@ -102,7 +102,7 @@ def open_parts(folder: str | Path, *, settings: Mapping[str, Setting]) -> Iterat
         [1.5]
     """
     folder = Path(folder)
-    with _locked(folder):
+    with locked(folder):
         _check_settings(folder, settings)
         try:
             yield Parts(folder=folder, n_dropped=_drop_untrusted_parts(folder))
@@ -151,7 +151,7 @@ def remove_parts(folder: str | Path) -> None:
     """
     folder = Path(folder)
     if folder.is_dir():
-        with _locked(folder):
+        with locked(folder):
             _delete_own(folder)
 
 
@@ -163,8 +163,24 @@ def _delete_own(folder: Path) -> None:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Holds the folder's lock file, or says in one line who does."""
+def locked(folder: Path) -> Iterator[None]:
+    """Holds a folder's lock file, or says in one line who does.
+
+    Args:
+        folder: The folder of an unfinished run; made if it is missing.
+
+    Yields:
+        Nothing; the system releases the lock when the process dies.
+
+    Raises:
+        DataError: If another run holds it, it is a file, or its parent does not exist.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as parent, locked(Path(parent) / "rm.parts"):
+        ...     sorted(path.name for path in Path(parent, "rm.parts").iterdir())
+        ['lock']
+    """
     try:
         folder.mkdir(exist_ok=True)
     except FileExistsError:
@@ -209,6 +225,26 @@ def _check_settings(folder: Path, settings: Mapping[str, Setting]) -> None:
     if not _part_paths(folder):
         write_json(dict(settings), path, force=True)
         return
+    require_settings(folder, settings)
+
+
+def require_settings(folder: Path, settings: Mapping[str, Setting]) -> None:
+    """An unfinished run that goes on as it began, or one line that says what differs.
+
+    Args:
+        folder: Where ``settings.json`` lies.
+        settings: Those of the run that is to go on.
+
+    Raises:
+        DataError: If the stored ones differ, or there are none.
+
+    Example:
+        >>> require_settings(Path("no-such-folder"), {})  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        charm_rm.data.tables.DataError: no-such-folder/settings.json: missing or not a JSON ...
+    """
+    path = folder / SETTINGS_FILE
     stored = _read_settings(path)
     if stored is None:
         raise DataError(

@@ -20,6 +20,7 @@ from charm_rm.data.tables import (
     DataError,
     read_table,
     refuse_existing,
+    replace_folder,
     require_columns,
     require_number_columns,
     require_plain_columns,
@@ -191,7 +192,7 @@ def _write_arrow_folder(frame: pl.DataFrame, target: Path, *, force: bool) -> No
             }
             (part / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
             part.chmod(0o755)
-            _swap_in(part, target)
+            replace_folder(part, target)
         finally:
             shutil.rmtree(part, ignore_errors=True)
     except (OSError, pl.exceptions.PolarsError) as error:
@@ -203,26 +204,6 @@ def _is_arrow_folder(folder: Path) -> bool:
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     data = {name for name in names if name.endswith(".arrow")}
     return "state.json" in names and names <= {"state.json", "dataset_info.json", *data}
-
-
-def _swap_in(part: Path, target: Path) -> None:
-    """The new directory in the place of the old one, which comes back if that fails.
-
-    No system call exchanges two directories everywhere: a kill between the two renames leaves the
-    old one beside its place, under a name that begins with a dot.
-    """
-    if not target.exists():
-        part.rename(target)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-    target.rename(old / "data")
-    try:
-        part.rename(target)
-    except OSError:
-        (old / "data").rename(target)
-        raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def _fingerprint(path: Path) -> str:

@@ -128,6 +128,34 @@ def library_versions(names: Iterable[str] = LIBRARIES) -> dict[str, str]:
     return found
 
 
+def read_json(path: str | Path) -> dict[str, Any]:
+    """A JSON document of a command of this package.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The document.
+
+    Raises:
+        DataError: If it is missing, or no JSON object.
+
+    Example:
+        >>> read_json("no-such.json")
+        Traceback (most recent call last):
+        charm_rm.data.tables.DataError: no-such.json: no such file; check the path
+    """
+    if not Path(path).is_file():
+        raise DataError(f"{path}: no such file; check the path")
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not a readable JSON document ({error}); check it") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{path}: holds a {type(found).__name__}; give a JSON object")
+    return found
+
+
 def _beside(path: Path) -> Path:
     return path.with_name(f"{path.name}.made_by.json")
 

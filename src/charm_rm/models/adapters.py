@@ -127,7 +127,7 @@ def load_adapter(
             f"{folder}: no trained reward head: neither the adapter nor its base has one; train "
             f'it with modules_to_save=["{HEAD_MODULE}"]'
         )
-    merged = _merge(folder, base, config)
+    merged = merge_adapter(folder, base, config)
     score = merged.get_submodule(HEAD_MODULE)
     tensors = {
         f"{HEAD_MODULE}.{name}": tensor.detach().float()
@@ -137,7 +137,26 @@ def load_adapter(
     return backbone, Head("linear", MappingProxyType(tensors), MappingProxyType({}))
 
 
-def _merge(folder: Path, base: Path, config: Any) -> Any:
+def merge_adapter(folder: Path, base: Path, config: Any) -> Any:
+    """A base with its head and an adapter merged into both, in float32.
+
+    Args:
+        folder: The adapter's directory.
+        base: The directory of its base.
+        config: Configuration of the base, for one output.
+
+    Returns:
+        The sequence classifier.
+
+    Raises:
+        DataError: If the adapter does not fit its base.
+
+    Example:
+        >>> merge_adapter(Path("no-adapter"), Path("no-base"), None)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        charm_rm.data.tables.DataError: no-adapter: does not fit its base no-base ...
+    """
     from peft import PeftModel
 
     try:

@@ -289,6 +289,8 @@ def load_local_policy(
     loaded = _load_weights(folder, config, DTYPES[dtype], trust_remote_code).to(where).eval()
     require_vocabulary(tokenizer, loaded, where=model)
     faults = find_policy_faults(tokenizer, loaded.generation_config, template=template)
+    stop_ids = find_stop_ids(tokenizer, loaded.generation_config, template=template)
+    loaded.generation_config = GenerationConfig()  # `generate` would apply what is left open
     slots = n_slots or (SLOTS_PER_THREAD if where.type == "cpu" else SLOTS_ON_ACCELERATOR)
     if not enable_slots(loaded):
         slots = 0
@@ -302,7 +304,7 @@ def load_local_policy(
         tokenizer=tokenizer,
         template=template,
         sampling=sampling,
-        stop_ids=find_stop_ids(tokenizer, loaded.generation_config, template=template),
+        stop_ids=stop_ids,
         context_length=getattr(config.get_text_config(), "max_position_embeddings", None),
         dtype=dtype,
         n_slots=slots,

@@ -209,7 +209,7 @@ class LastLayer(nn.Module):
         return torch.cat(parts, dim=1)
 
 
-def enable_packing(backbone: Any, *, max_length: int) -> bool:
+def enable_packing(backbone: Any, *, max_length: int, whole: bool = False) -> bool:
     """Makes a backbone ready for `packed_states`, if its attention allows it.
 
     The decision is by its configuration and then by trial: three short sequences, two of which
@@ -218,6 +218,8 @@ def enable_packing(backbone: Any, *, max_length: int) -> bool:
     Args:
         backbone: A transformers decoder without head.
         max_length: Longest sequence in tokens that will be given.
+        whole: Whether it will be called with `whole_pass` instead, as in training; its layers then
+            stay as they are, and only their attention is another.
 
     Returns:
         Whether it is ready. If not, it is as it was.
@@ -241,9 +243,11 @@ def enable_packing(backbone: Any, *, max_length: int) -> bool:
         alone = [_states_alone(backbone, sequence) for sequence in probe]
         try:
             backbone.set_attn_implementation(ATTENTION)
-            layers[-1] = LastLayer(last)
+            layers[-1] = last if whole else LastLayer(last)
             pack = lay_out([((0, 1), 4), ((2,), 0)], probe)
-            states = packed_states(backbone, pack, [[len(one) - 1] for one in probe])
+            states = (_whole_states if whole else packed_states)(
+                backbone, pack, [[len(one) - 1] for one in probe]
+            )
             if all(_alike(one[0], other) for one, other in zip(states, alone, strict=True)):
                 return True
         except (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError):
@@ -251,6 +255,51 @@ def enable_packing(backbone: Any, *, max_length: int) -> bool:
     layers[-1] = last
     backbone.set_attn_implementation(before)
     return False
+
+
+def is_causal(backbone: torch.nn.Module) -> bool:
+    """Whether no token sees those behind it, so that padding there needs no mask.
+
+    Args:
+        backbone: A transformers model.
+
+    Returns:
+        What all of its attention layers say; False if none says anything.
+
+    Example:
+        >>> is_causal(torch.nn.Linear(1, 1))
+        False
+    """
+    flags = [getattr(module, "is_causal", None) for module in backbone.modules()]
+    known = [flag for flag in flags if flag is not None]
+    return bool(known) and all(known)
+
+
+def whole_pass(pack: Pack) -> Pass:
+    """What a packed forward pass takes as ``packed`` to compute the states of all its tokens.
+
+    Args:
+        pack: The pack.
+
+    Returns:
+        The argument.
+
+    Example:
+        >>> whole_pass(lay_out([((0,), 0)], [[1, 2]])).spans
+        (Span(start=0, end=2, shared_start=0, shared_end=0),)
+    """
+    return Pass(pack.spans, places=(), last_layer=-1)
+
+
+def _whole_states(backbone: Any, pack: Pack, places: Sequence[Sequence[int]]) -> list[Tensor]:
+    states = backbone(
+        input_ids=torch.tensor([pack.ids], device=backbone.device),
+        position_ids=torch.tensor([pack.positions], device=backbone.device),
+        use_cache=False,
+        packed=whole_pass(pack),
+    ).last_hidden_state[0]
+    located = zip(pack.spans, places, strict=True)
+    return [states[[span.locate(place) for place in wanted]] for span, wanted in located]
 
 
 def _plain_attention(config: Any, max_length: int) -> bool:

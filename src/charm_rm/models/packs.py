@@ -93,7 +93,7 @@ def _families(
     order = sorted(range(len(sequences)), key=lambda row: list(sequences[row]))
     family, n_shared, size = order[:1], 0, len(sequences[order[0]]) if order else 0
     for row in order[1:]:
-        found = _common_beginning(sequences[family[0]], sequences[row])
+        found = common_beginning(sequences[family[0]], sequences[row])
         grown = size + len(sequences[row]) - found
         room = max(tokens, 4 * found)
         # Another member must not cost those there more than it saves.
@@ -108,8 +108,20 @@ def _families(
         yield tuple(family), n_shared
 
 
-def _common_beginning(one: Sequence[int], other: Sequence[int]) -> int:
-    """Ids that both begin with; each keeps at least one of its own."""
+def common_beginning(one: Sequence[int], other: Sequence[int]) -> int:
+    """Number of ids with which both begin; each keeps at least one of its own.
+
+    Args:
+        one: Token ids.
+        other: Token ids.
+
+    Returns:
+        At most the shorter length less one.
+
+    Example:
+        >>> common_beginning([1, 2, 3], [1, 2, 4, 5]), common_beginning([1], [1])
+        (2, 0)
+    """
     most = min(len(one), len(other)) - 1
     return next((at for at in range(most) if one[at] != other[at]), most)
 

@@ -39,10 +39,12 @@ from charm_rm.models.model_files import (
 from charm_rm.models.packing import enable_packing
 from charm_rm.models.scoring import RewardModel
 
+ROW_KEY = "charm_rm_row"  # in config.json of a fine-tuned model: the row that its base is read by
+
 
 @dataclass(frozen=True)
-class _Source:
-    """Where the parts of a model come from; ``row`` is that of an adapter's base."""
+class Source:
+    """Where the parts of a model come from; ``row`` is its base's."""
 
     folder: Path
     base: Path | None
@@ -177,7 +179,7 @@ def find_source(
     base_model: str | None = None,
     trust_remote_code: bool = False,
     revision: str | None = None,
-) -> _Source:
+) -> Source:
     """The directories of a model and of its base, if it has one, and its configuration.
 
     Args:
@@ -205,13 +207,14 @@ def find_source(
         config = load_config(base, trust_remote_code=trust_remote_code)
         config.num_labels = 1
         row, _ = find_row(adapted)
-        return _Source(folder, base, config, commit, adapter=True, row=row)
+        return Source(folder, base, config, commit, adapter=True, row=row)
     config = load_config(folder, trust_remote_code=trust_remote_code)
+    row = getattr(config, ROW_KEY, None)
     base_name = base_model or getattr(config, "base_model_name_or_path", None)
     if base_name is None:
-        return _Source(folder, None, config, commit)
+        return Source(folder, None, config, commit, row=row)
     base = _find_base(base_name, of=name, trust_remote_code=trust_remote_code)
-    return _Source(folder, base, config, commit)
+    return Source(folder, base, config, commit, row=row)
 
 
 def _find_base(base: str, *, of: str, trust_remote_code: bool) -> Path:
@@ -222,7 +225,7 @@ def _find_base(base: str, *, of: str, trust_remote_code: bool) -> Path:
     return folder
 
 
-def load_head(source: _Source, spec: RewardModelSpec, *, where: str) -> Head:
+def load_head(source: Source, spec: RewardModelSpec, *, where: str) -> Head:
     """The trained head of a model, in float32, as it is in its files.
 
     Args:
@@ -237,7 +240,7 @@ def load_head(source: _Source, spec: RewardModelSpec, *, where: str) -> Head:
         DataError: If it has none, one with several outputs, or one that nothing here reads.
 
     Example:
-        >>> load_head(_Source(Path("no"), None, None, None), RewardModelSpec(), where="rm")
+        >>> load_head(Source(Path("no"), None, None, None), RewardModelSpec(), where="rm")
         ... # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
@@ -346,7 +349,7 @@ def require_vocabulary(tokenizer: Any, backbone: Any, *, where: str) -> None:
 
 
 def _load_weights(
-    source: _Source, head: Head, dtype: torch.dtype, trust_remote_code: bool
+    source: Source, head: Head, dtype: torch.dtype, trust_remote_code: bool
 ) -> tuple[torch.nn.Module, tuple[Path, ...]]:
     """The backbone in ``dtype``, and the files that it and the head came from."""
     files = (source.folder / "config.json", *weight_files(source.folder))

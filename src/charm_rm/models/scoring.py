@@ -41,7 +41,7 @@ from charm_rm.models.inputs import (
     describe_unread,
     encode_responses,
 )
-from charm_rm.models.packing import core_each, packed_states
+from charm_rm.models.packing import core_each, is_causal, packed_states
 from charm_rm.models.packs import Pack, plan_packs
 
 BATCH_TOKENS = 16_384  # padded tokens of one forward pass on an accelerator; tokens of one part
@@ -176,10 +176,8 @@ class RewardModel:
 
     @cached_property
     def _causal(self) -> bool:
-        """Whether no token sees those behind it, so that padding there needs no mask."""
-        flags = [getattr(module, "is_causal", None) for module in self.backbone.modules()]
-        known = [flag for flag in flags if flag is not None]
-        return bool(known) and all(known)
+        """Whether padding behind a sequence needs no mask."""
+        return is_causal(self.backbone)
 
     @torch.inference_mode()
     def _score_batch(self, sequences: Sequence[Sequence[int]], width: int) -> NDArray[np.float64]:

@@ -1,104 +1,68 @@
-"""The paper's figures for one's own models: Vega-Lite charts of an audit, before and after.
+"""The paper's Figures 1 and 2 for one's own models, and the mismatch of every policy.
 
-A chart draws the numbers that an `Audit` carries and computes none; the regression line is
-Vega-Lite's. Names are placed for one width of the plot, so every chart function takes a width.
+A chart draws the rows that it is given and computes none; the regression line is Vega-Lite's.
+Names are placed for one width of the plot, so every chart function takes a width.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
-from itertools import chain
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import altair as alt
-import vl_convert
 
-from charm_rm.data.tables import refuse_existing, replacing
 from charm_rm.report.labels import text_width
 from charm_rm.report.layers import (
     NARROW,
-    TOOLTIP,
+    SHOWN,
     Plane,
+    Point,
     Row,
     axis_ends,
     chart_of,
     finish,
     legend,
+    lit,
     names,
     points,
     segments,
     verdicts,
     written,
 )
-from charm_rm.report.theme import AFTER, FONT_SIZE, MARKS, verdict
-from charm_rm.report.words import (
-    UNKNOWN,
-    elo_and_interval,
-    number,
-    percent,
-    rate_and_interval,
-    sample_size,
-)
-
-if TYPE_CHECKING:
-    from charm_rm.audit import Audit, PolicyAudit
+from charm_rm.report.rows import FIRST, ONLY_THEN, THEN
+from charm_rm.report.theme import AFTER, FONT_SIZE, LONGEST_NAME, MARKS, REFERENCE
 
 WIDE = 740  # plot width on a desk and on paper, in pixels
-LONGEST_NAME = 300.0  # room for names beside bars, in pixels
-PNG_SCALE = 2.0  # pixels of the file for each pixel of the chart
 
 
-def draw_figures(
-    audit: Audit, after: Audit | None = None, *, width: int = WIDE
-) -> dict[str, alt.LayerChart]:
-    """All figures of a report, by the name of their file.
-
-    Args:
-        audit: The audit of the scores as they are.
-        after: The audit of the calibrated scores.
-        width: Width of the plots in pixels.
-
-    Example:
-        >>> import polars as pl
-        >>> from charm_rm.audit import audit_scores
-        >>> from charm_rm.data.arena import read_elo
-        >>> rows = [(f"p{i}", f"vicuna-{b}b", 0, i % b, "toy") for i in range(40) for b in (7, 13)]
-        >>> names = ["prompt_id", "policy", "sample", "score", "reward_model"]
-        >>> audit = audit_scores(pl.DataFrame(rows, schema=names, orient="row"), read_elo("table7"))
-        >>> list(draw_figures(audit))
-        ['mean-score-and-elo', 'win-rates', 'mismatch']
-    """
-    return {
-        "mean-score-and-elo": elo_scatter(audit, width=width),
-        "win-rates": win_rate_scatter(audit, after, width=width),
-        "mismatch": mismatch_bars(audit, after, width=width),
-    }
-
-
-def elo_scatter(audit: Audit, *, width: int = WIDE) -> alt.LayerChart:
+def elo_scatter(
+    rows: Sequence[Row],
+    *,
+    title: str,
+    subtitle: str,
+    tooltip: list[alt.Tooltip],
+    width: int = WIDE,
+) -> alt.LayerChart:
     """Mean score against Elo (the paper's Figure 1), with the name of every policy.
 
     A horizontal line through a point is the interval of its rating; the long line is the
-    least-squares fit.
+    least-squares fit. A file shows the scores before calibration.
 
     Args:
-        audit: What to draw.
+        rows: Of `charm_rm.report.rows.audit_rows`.
+        title: Of the chart.
+        subtitle: Its correlation and sample size.
+        tooltip: What is told of a point.
         width: Width of the plot in pixels.
 
     Example:
-        >>> import polars as pl
-        >>> from charm_rm.audit import audit_scores
-        >>> from charm_rm.data.arena import read_elo
-        >>> rows = [(f"p{i}", f"vicuna-{b}b", 0, i % b, "toy") for i in range(40) for b in (7, 13)]
-        >>> names = ["prompt_id", "policy", "sample", "score", "reward_model"]
-        >>> audit = audit_scores(pl.DataFrame(rows, schema=names, orient="row"), read_elo("table7"))
-        >>> elo_scatter(audit).title.text
-        'Mean score of toy against Arena rating'
+        >>> row = {"elo": 1216.0, "elo_low": None, "elo_high": None, "mean_score": 0.8}
+        >>> row |= {"policy": "gemma", "verdict": "over-valued", "shown": "both", "named": True}
+        >>> other = row | {"elo": 1273.0, "mean_score": 0.7, "policy": "gpt-4o-mini"}
+        >>> elo_scatter([row, other], title="Elo", subtitle="n = 2", tooltip=[]).title.text
+        'Elo'
     """
-    rows = [_row(p, audit) for p in audit.policies]
+    stages = {THEN: ONLY_THEN}
+    rows = [row | {"shown": stages.get(row["shown"], row["shown"])} for row in rows]
     rated = [r for r in rows if r["elo_low"] is not None and r["elo_high"] is not None]
     plane = Plane(
         "elo",
@@ -108,24 +72,57 @@ def elo_scatter(audit: Audit, *, width: int = WIDE) -> alt.LayerChart:
         (width, round(width * (0.62 if width >= NARROW else 1.5))),
     )
     titles = ("Arena rating (Elo points)", "Mean score (score points)")
-    base = chart_of(rows).encode(*plane.axes(titles=titles, formats=("d", "")))
+    base = chart_of(rows).transform_filter(SHOWN)
+    base = base.encode(*plane.axes(titles=titles, formats=("d", "")))
     spans = [((r["elo_low"], r["mean_score"]), (r["elo_high"], r["mean_score"])) for r in rated]
-    agreement = f"Pearson r = {number(audit.pearson)}, Spearman r = {number(audit.spearman)}"
     return finish(
         [
             base.mark_line(style="faint", aria=False).transform_regression("elo", "mean_score"),
-            segments(spans, plane),
-            points(base, rows, width=width),
-            *names(rows, plane, clear_of=spans),
+            segments(rated, spans, plane=plane),
+            points(base, rows, width=width, tooltip=tooltip),
+            *names_by_stage(rows, plane, clear_of=spans),
         ],
         size=plane.size,
-        title=f"Mean score of {audit.reward_model} against Arena rating",
-        subtitle=f"{agreement}; {sample_size(audit)}",
+        title=title,
+        subtitle=subtitle,
     )
 
 
+def names_by_stage(
+    rows: Sequence[Row], plane: Plane, *, clear_of: Sequence[tuple[Point, Point]]
+) -> list[alt.Chart]:
+    """Names placed for where a file starts, and again for the stage after, where points moved.
+
+    Example:
+        >>> row = {"policy": "gpt-4o", "verdict": "reference", "named": True, "x": 0.5, "y": 0.5}
+        >>> unit = Plane("x", (0.0, 1.0), "y", (0.0, 1.0), (200, 100))
+        >>> stay = row | {"shown": "both before after"}
+        >>> len(names_by_stage([stay], unit, clear_of=[]))
+        3
+        >>> len(
+        ...     names_by_stage(
+        ...         [row | {"shown": s} for s in ("both before", "after")], unit, clear_of=[]
+        ...     )
+        ... )
+        6
+    """
+    lines = list(clear_of)
+    moved = any(row["shown"] in (THEN, ONLY_THEN) for row in rows)
+    if not moved:
+        return names(rows, plane, clear_of=lines)
+    start = [r | {"named": "before" in r["shown"], "shown": FIRST} for r in rows]
+    start = [r for r, row in zip(start, rows, strict=True) if "both" in row["shown"]]
+    then = [r | {"shown": ONLY_THEN} for r in rows if "after" in r["shown"]]
+    return [*names(start, plane, clear_of=lines), *names(then, plane, clear_of=[])]
+
+
 def win_rate_scatter(
-    before: Audit, after: Audit | None = None, *, width: int = WIDE
+    rows: Sequence[Row],
+    *,
+    title: str,
+    subtitle: str,
+    tooltip: list[alt.Tooltip],
+    width: int = WIDE,
 ) -> alt.LayerChart:
     """The reward model's win rate against the Elo-expected one (the paper's Figure 2).
 
@@ -133,22 +130,19 @@ def win_rate_scatter(
     leads from each policy that calibration moved to where it went.
 
     Args:
-        before: The audit of the scores as they are.
-        after: The audit of the calibrated scores.
+        rows: Of `charm_rm.report.rows.audit_rows` or `battle_rows`.
+        title: Of the chart.
+        subtitle: Kind of win rate and sample size.
+        tooltip: What is told of a point.
         width: Width of the plot in pixels.
 
     Example:
-        >>> import polars as pl
-        >>> from charm_rm.audit import audit_scores
-        >>> from charm_rm.data.arena import read_elo
-        >>> rows = [(f"p{i}", f"vicuna-{b}b", 0, i % b, "toy") for i in range(40) for b in (7, 13)]
-        >>> names = ["prompt_id", "policy", "sample", "score", "reward_model"]
-        >>> audit = audit_scores(pl.DataFrame(rows, schema=names, orient="row"), read_elo("table7"))
-        >>> win_rate_scatter(audit).title.text
-        'Win rate against vicuna-13b: reward model and Elo'
+        >>> row = {"expected": 0.4, "win_rate": 0.6, "policy": "gemma", "verdict": "over-valued"}
+        >>> row |= {"shown": "both", "named": True}
+        >>> win_rate_scatter([row], title="Win rate", subtitle="n = 1", tooltip=[]).title.text
+        'Win rate'
     """
-    moved = _moves(before, after)
-    rows = [*(_row(p, before) for p in before.policies), *(new for _, new in moved)]
+    rows = [row | {"verdict": AFTER} if row["shown"] == THEN else row for row in rows]
     plane = Plane(
         "expected",
         axis_ends([r["expected"] for r in rows], room=(0.06, 0.14)),
@@ -157,168 +151,105 @@ def win_rate_scatter(
         (width, round(width * (0.72 if width >= NARROW else 1.3))),
     )
     titles = ("Win rate that Elo expects", "Win rate by the reward model")
-    base = chart_of(rows).encode(*plane.axes(titles=titles, formats=(".0%", ".0%")))
+    base = chart_of(rows).transform_filter(SHOWN)
+    base = base.encode(*plane.axes(titles=titles, formats=(".0%", ".0%")))
     low, high = max(plane.x_ends[0], plane.y_ends[0]), min(plane.x_ends[1], plane.y_ends[1])
-    steps = [((a["expected"], a["win_rate"]), (b["expected"], b["win_rate"])) for a, b in moved]
+    started = {row["policy"]: row for row in rows if row["shown"] == FIRST}
+    moved = [row for row in rows if row["shown"] == THEN and row["policy"] in started]
+    steps = [
+        ((old["expected"], old["win_rate"]), (new["expected"], new["win_rate"]))
+        for new in moved
+        for old in [started[new["policy"]]]
+    ]
+    arrows = [row | {"shown": "both"} for row in moved]
     return finish(
         [
-            segments([((low, low), (high, high))], plane, strokeDash=[5, 4]),
-            segments(steps, plane, color=MARKS[AFTER][0], strokeWidth=1.6),
-            points(base, rows, width=width),
-            *names(rows, plane, clear_of=steps),
+            segments([{}], [((low, low), (high, high))], plane=plane, strokeDash=[5, 4]),
+            segments(arrows, steps, plane=plane, color=MARKS[AFTER][0], strokeWidth=1.6),
+            points(base, rows, width=width, tooltip=tooltip),
+            *names_by_stage(rows, plane, clear_of=steps),
         ],
         size=plane.size,
-        title=f"Win rate against {before.reference}: reward model and Elo",
-        subtitle=f"{before.win_rate_kind.capitalize()} win rate; {sample_size(before)}",
+        title=title,
+        subtitle=subtitle,
     )
 
 
-def mismatch_bars(audit: Audit, after: Audit | None = None, *, width: int = WIDE) -> alt.LayerChart:
+def mismatch_bars(
+    rows: Sequence[Row],
+    *,
+    title: str,
+    subtitle: str,
+    tooltip: list[alt.Tooltip],
+    width: int = WIDE,
+) -> alt.LayerChart:
     """Signed mismatch of every policy with its interval (Eq. 5), highest first.
 
     A square marks where calibration put a policy.
 
     Args:
-        audit: The audit of the scores as they are.
-        after: The audit of the calibrated scores.
+        rows: Of `charm_rm.report.rows.audit_rows` or `battle_rows`.
+        title: Of the chart.
+        subtitle: What the intervals are, and the sample size.
+        tooltip: What is told of a bar.
         width: Width of the plot and the names beside it, in pixels.
 
     Example:
-        >>> import polars as pl
-        >>> from charm_rm.audit import audit_scores
-        >>> from charm_rm.data.arena import read_elo
-        >>> rows = [(f"p{i}", f"vicuna-{b}b", 0, i % b, "toy") for i in range(40) for b in (7, 13)]
-        >>> names = ["prompt_id", "policy", "sample", "score", "reward_model"]
-        >>> audit = audit_scores(pl.DataFrame(rows, schema=names, orient="row"), read_elo("table7"))
-        >>> mismatch_bars(audit).title.text
-        'Mismatch against vicuna-13b'
+        >>> row = {"mismatch": 0.3, "mismatch_low": 0.2, "mismatch_high": 0.4, "shown": "both"}
+        >>> row |= {"policy": "gemma", "verdict": "over-valued"}
+        >>> mismatch_bars([row], title="Mismatch", subtitle="n = 1", tooltip=[]).title.text
+        'Mismatch'
     """
-    others = [p for p in audit.policies if p.policy != audit.reference]
-    others.sort(key=lambda p: -p.signed_mismatch)
-    rows, moved = [_row(p, audit) for p in others], [new for _, new in _moves(audit, after)]
+    rows = [row for row in rows if row["verdict"] != REFERENCE]
+    moved = [row | {"verdict": AFTER} for row in rows if row["shown"] == THEN]
+    started = sorted((r for r in rows if r["shown"] != THEN), key=lambda r: -r["mismatch"])
+    order = [row["policy"] for row in started]
     beside = width >= NARROW  # else the names stand above their bars
     by_policy = alt.Y(
         "policy:N",
-        sort=[p.policy for p in others],
+        sort=order,
         title=None,
         axis=alt.Axis(labels=beside, grid=False, offset=4),
-        scale=alt.Scale(paddingOuter=0.2 if beside else 0.5),
+        scale=alt.Scale(domain=order, paddingOuter=0.2 if beside else 0.5),
     )
     zero = "datum.value === 0 ? '0' : datum.label"
     signed = alt.Axis(format="+.0%", tickCount=6, labelExpr=zero)
-    along = alt.X("mismatch:Q", title="Signed mismatch (over-valued to the right)", axis=signed)
-    domain = verdicts(rows + moved)
+    known = [row[end] for row in rows for end in ("mismatch", "mismatch_low", "mismatch_high")]
+    ends = axis_ends([0.0, *known], room=(0.03, 0.03))
+    title_along = "Signed mismatch (over-valued to the right)"
+    scale = alt.Scale(domain=list(ends), nice=True)  # the same at every stage
+    along = alt.X("mismatch:Q", title=title_along, axis=signed, scale=scale)
+    domain = verdicts(started + moved)
     colours = alt.Scale(domain=domain, range=[MARKS[name][0] for name in domain])
     hue = alt.Fill("verdict:N", scale=colours, legend=legend(width))
-    bars, put = chart_of(rows).encode(by_policy), chart_of(moved).encode(by_policy)
-    span = {"x": alt.X("mismatch_low:Q"), "x2": alt.X2("mismatch_high")}
+    bars, put = (
+        chart_of(some).transform_filter(SHOWN).encode(by_policy) for some in (started, moved)
+    )
+    span = {"x": alt.X("mismatch_low:Q"), "x2": alt.X2("mismatch_high"), "opacity": lit("policy")}
+    told = {"tooltip": tooltip, "opacity": lit("policy")}
     layers = [
-        bars.mark_bar(size=11 if beside else 9).encode(along, hue, tooltip=TOOLTIP),
+        bars.mark_bar(size=11 if beside else 9).encode(along, hue, **told),
         bars.mark_rule(style="firm", aria=False).encode(**span),
         put.mark_rule(style="firm", aria=False).encode(**span),
-        put.mark_square(size=60, opacity=1).encode(along, hue, tooltip=TOOLTIP),
+        put.mark_square(size=60).encode(along, hue, **told),
     ]
     if not beside:
-        above = bars.encode(x=alt.value(0), text=alt.Text("policy:N"))
-        layers += written(above, align="left", dy=-13)
-    longest = max((text_width(p.policy, font_size=FONT_SIZE) for p in others), default=0.0)
-    room = round(min(longest, LONGEST_NAME)) if beside else 0
+        above = chart_of(started).encode(by_policy, x=alt.value(0), text=alt.Text("policy:N"))
+        layers += written(above.encode(opacity=lit("policy")), align="left", dy=-13, limit=width)
     return finish(
         layers,
-        size=(width - room, alt.Step(21 if beside else 34)),
-        title=f"Mismatch against {audit.reference}",
-        subtitle=f"95% intervals; {sample_size(audit)}",
+        size=(width - (name_room(order) if beside else 0), alt.Step(21 if beside else 34)),
+        title=title,
+        subtitle=subtitle,
     )
 
 
-def save_figures(
-    charts: Mapping[str, alt.TopLevelMixin],
-    folder: Path,
-    *,
-    formats: Iterable[str] = ("svg", "png", "pdf"),
-    force: bool = False,
-) -> list[Path]:
-    """Files of charts, ``<name>.<format>`` each, drawn without a browser or a network.
-
-    Args:
-        charts: Chart by file name.
-        folder: Where they go; made if missing.
-        formats: Of ``"svg"``, ``"pdf"`` and ``"png"`` (two pixels for each pixel of the chart).
-        force: Whether existing files may be replaced.
-
-    Returns:
-        The paths written, chart by chart.
-
-    Raises:
-        ValueError: If a format is unknown.
-        DataError: If a file exists and ``force`` is not set, or it can't be written.
+def name_room(policies: Sequence[str]) -> int:
+    """Pixels that the longest of some names takes beside a plot.
 
     Example:
-        >>> save_figures({}, Path("."))
-        []
+        >>> name_room(["gpt-4o"])
+        36
     """
-    formats = list(formats)
-    for suffix in formats:
-        if suffix not in _DRAW:
-            raise ValueError(f"unknown figure format {suffix!r}; give some of {', '.join(_DRAW)}")
-    paths = {name: [folder / f"{name}.{suffix}" for suffix in formats] for name in charts}
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in chain.from_iterable(paths.values()):
-        refuse_existing(path, force=force)  # before anything is drawn
-    for name, chart in charts.items():
-        svg = vl_convert.vegalite_to_svg(chart.to_json())
-        for path in paths[name]:
-            content = _DRAW[path.suffix[1:]](svg)
-            replacing(path, partial(Path.write_bytes, data=content), force=force)
-    return list(chain.from_iterable(paths.values()))
-
-
-_DRAW: dict[str, Callable[[str], bytes]] = {
-    "svg": str.encode,
-    "png": partial(vl_convert.svg_to_png, scale=PNG_SCALE),
-    "pdf": vl_convert.svg_to_pdf,
-}
-
-
-def _row(policy: PolicyAudit, audit: Audit) -> Row:
-    """What the charts plot and tell of one policy."""
-    elo = elo_and_interval(policy.elo, low=policy.elo_low, high=policy.elo_high)
-    mismatch = rate_and_interval(
-        policy.signed_mismatch, low=policy.mismatch_low, high=policy.mismatch_high
-    )
-    own = policy.policy == audit.reference
-    return {
-        "policy": policy.policy,
-        "verdict": verdict(policy, reference=audit.reference),
-        "elo": policy.elo,
-        "elo_low": policy.elo_low,
-        "elo_high": policy.elo_high,
-        "mean_score": policy.mean_score,
-        "expected": policy.expected_win_rate,
-        "win_rate": policy.win_rate,
-        "mismatch": policy.signed_mismatch,
-        "mismatch_low": policy.mismatch_low,
-        "mismatch_high": policy.mismatch_high,
-        "n_prompts": policy.n_prompts,
-        "elo_text": _with_interval(*elo),
-        "score_text": number(policy.mean_score),
-        "expected_text": percent(policy.expected_win_rate),
-        "win_rate_text": percent(policy.win_rate),
-        "mismatch_text": UNKNOWN if own else _with_interval(*mismatch),
-    }
-
-
-def _with_interval(value: str, interval: str) -> str:
-    return f"{value} ({interval})" if interval else value
-
-
-def _moves(before: Audit, after: Audit | None) -> list[tuple[Row, Row]]:
-    """Rows before and after of each policy that calibration moved."""
-    if after is None:
-        return []
-    old = {p.policy: p for p in before.policies}
-    return [
-        (_row(old[new.policy], before), _row(new, after) | {"verdict": AFTER})
-        for new in after.policies
-        if new.policy in old and not math.isclose(new.win_rate, old[new.policy].win_rate)
-    ]
+    longest = max((text_width(name, font_size=FONT_SIZE) for name in policies), default=0.0)
+    return round(min(longest, LONGEST_NAME))

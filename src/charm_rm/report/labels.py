@@ -6,6 +6,7 @@ give the same labels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -102,6 +103,7 @@ def place_labels(
     size: tuple[float, float],
     font_size: float,
     must_show: Sequence[bool],
+    longest: float = math.inf,
 ) -> list[Label | None]:
     """Places for the names of points: each in turn goes where it covers least, a few times over.
 
@@ -113,6 +115,7 @@ def place_labels(
         font_size: Height of the text in pixels.
         must_show: Whether a name is written even where it covers something. These are placed
             first, so that the others make room.
+        longest: Pixels at which a name is cut.
 
     Returns:
         One `Label` for each point, or None where the name found no free place.
@@ -124,7 +127,7 @@ def place_labels(
         ... )  # no room on the right
         [Label(dx=-9.0, dy=0.0, align='right', leader=False)]
     """
-    widths = [text_width(name, font_size=font_size) for name in names]
+    widths = [min(text_width(name, font_size=font_size), longest) for name in names]
     boxes = [_boxes(p, w, font_size) for p, w in zip(points, widths, strict=True)]
     leaders = [_LEADERS + np.tile(point, 2) for point in points]
     # What each place costs whatever the other names do; crossing a line is worse than touching.

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charm_rm.report.labels import place_labels
-from charm_rm.report.theme import AFTER, FONT_SIZE, MARKS, OVER, REFERENCE, theme
+from charm_rm.report.theme import AFTER, FONT_SIZE, LONGEST_NAME, MARKS, OVER, REFERENCE, theme
 
 Row = dict[str, Any]
 Point = tuple[float, float]
@@ -19,16 +19,15 @@ NARROW = 480  # a plot narrower than this is laid out for a phone
 SYMBOL_REACH = 5.0  # half the width of a point's symbol, in pixels
 NAME_MARGIN = 40  # how far names may stand out on the right of a wide plot, in pixels
 
-TOOLTIP = [
-    alt.Tooltip("policy:N", title="title"),  # Vega's name for the heading
-    alt.Tooltip("verdict:N", title="Verdict"),
-    alt.Tooltip("elo_text:N", title="Elo"),
-    alt.Tooltip("score_text:N", title="Mean score"),
-    alt.Tooltip("expected_text:N", title="Expected win rate"),
-    alt.Tooltip("win_rate_text:N", title="Win rate"),
-    alt.Tooltip("mismatch_text:N", title="Signed mismatch"),
-    alt.Tooltip("n_prompts:Q", title="Prompts", format=","),
+# What the page steers in every chart: policies to stand out, and which scores are shown.
+HIGHLIGHT, STAGE = "highlight", "stage"
+PARAMS = [
+    alt.VariableParameter(name=HIGHLIGHT, value=[]),
+    alt.VariableParameter(name=STAGE, value="both"),
 ]
+FAINT = 0.12  # opacity of what does not stand out
+ALWAYS = "both before after"
+SHOWN = f"indexof(datum.shown, {STAGE}) >= 0"  # a row says at which stages it is shown
 
 
 class Plane(NamedTuple):
@@ -94,26 +93,64 @@ def chart_of(rows: Sequence[Row]) -> alt.Chart:
     return alt.Chart(alt.InlineData(values=rows))
 
 
-def segments(ends: Sequence[tuple[Point, Point]], plane: Plane, **mark: Any) -> alt.Chart:
-    """Straight lines between points of the plane.
+def tooltip(**fields: str) -> list[alt.Tooltip]:
+    """The policy as a heading, and below it fields of the row by their titles.
+
+    Example:
+        >>> [each.shorthand for each in tooltip(elo_text="Elo")]
+        ['policy:N', 'elo_text:N']
+    """
+    heading = alt.Tooltip("policy:N", title="title")  # Vega's name for it
+    return [heading, *(alt.Tooltip(f"{field}:N", title=title) for field, title in fields.items())]
+
+
+def lit(*fields: str) -> alt.OpacityValue:
+    """Opacity that leaves faint what the reader does not look for.
+
+    Args:
+        *fields: Fields of the row that hold the name of a policy.
+
+    Example:
+        >>> lit("policy").to_dict()["condition"]["value"]
+        1
+    """
+    found = " || ".join(f"indexof({HIGHLIGHT}, datum.{field}) >= 0" for field in fields)
+    test = {"test": f"!length({HIGHLIGHT}) || {found}", "value": 1}
+    return alt.OpacityValue(FAINT, condition=test)
+
+
+def segments(
+    rows: Sequence[Row], ends: Sequence[tuple[Point, Point]], *, plane: Plane, **mark: Any
+) -> alt.Chart:
+    """Straight lines between points of the plane, each with the policy and stages of its row.
 
     Example:
         >>> unit = Plane("x", (0.0, 1.0), "y", (0.0, 1.0), (100, 100))
-        >>> segments([((0.0, 0.0), (1.0, 1.0))], unit).data.values
-        [{'x': 0.0, 'y': 0.0, 'to_x': 1.0, 'to_y': 1.0}]
+        >>> drawn = segments([{"policy": "a"}], [((0.0, 0.5), (1.0, 1.0))], plane=unit)
+        >>> line = drawn.data.values[0]
+        >>> line["policy"], line["shown"], line["y"], line["to_y"]
+        ('a', 'both before after', 0.5, 1.0)
     """
-    rows = [{plane.x: a[0], plane.y: a[1], "to_x": b[0], "to_y": b[1]} for a, b in ends]
-    lines = chart_of(rows).mark_rule(style="faint", aria=False, **mark)
+    lines = [
+        {"policy": row.get("policy"), "shown": row.get("shown", ALWAYS)}
+        | {plane.x: a[0], plane.y: a[1], "to_x": b[0], "to_y": b[1]}
+        for row, (a, b) in zip(rows, ends, strict=True)
+    ]
+    drawn = chart_of(lines).transform_filter(SHOWN).mark_rule(style="faint", aria=False, **mark)
     across, up = alt.X(f"{plane.x}:Q"), alt.Y(f"{plane.y}:Q")
-    return cast("alt.Chart", lines.encode(across, up, x2="to_x", y2="to_y"))
+    faint = {"opacity": lit("policy")} if any(line["policy"] for line in lines) else {}
+    return cast("alt.Chart", drawn.encode(across, up, x2="to_x", y2="to_y", **faint))
 
 
-def points(base: alt.Chart, rows: Sequence[Row], *, width: int) -> alt.Chart:
+def points(
+    base: alt.Chart, rows: Sequence[Row], *, width: int, tooltip: list[alt.Tooltip]
+) -> alt.Chart:
     """Points told apart by colour and by shape, under one legend; hollow after calibration.
 
     Example:
         >>> rows = [{"verdict": "reference"}, {"verdict": "over-valued"}]
-        >>> points(chart_of(rows), rows, width=740).encoding.shape.to_dict()["scale"]["range"]
+        >>> marks = points(chart_of(rows), rows, width=740, tooltip=[])
+        >>> marks.encoding.shape.to_dict()["scale"]["range"]
         ['triangle-up', 'diamond']
     """
     domain = verdicts(rows)
@@ -124,8 +161,8 @@ def points(base: alt.Chart, rows: Sequence[Row], *, width: int) -> alt.Chart:
         channel("verdict:N", scale=alt.Scale(domain=domain, range=look), legend=legend(width))
         for channel, look in looks
     ]
-    marks = base.mark_point(size=80, opacity=1, strokeWidth=1.6)
-    return cast("alt.Chart", marks.encode(*channels, tooltip=TOOLTIP))
+    marks = base.mark_point(size=80, strokeWidth=1.6)
+    return cast("alt.Chart", marks.encode(*channels, tooltip=tooltip, opacity=lit("policy")))
 
 
 def verdicts(rows: Iterable[Row]) -> list[str]:
@@ -146,7 +183,7 @@ def legend(width: int) -> alt.Legend:
         >>> legend(740).columns, legend(300).columns
         (5, 2)
     """
-    columns = len(MARKS) if width >= NARROW else 2
+    columns = 5 if width >= NARROW else 2
     return alt.Legend(orient="top", direction="horizontal", title=None, columns=columns)
 
 
@@ -156,7 +193,8 @@ def names(
     """Layers of names beside their points, clear of lines, with leaders to those far off.
 
     Example:
-        >>> row = {"policy": "gpt-4o", "verdict": "reference", "x": 0.5, "y": 0.5}
+        >>> row = {"policy": "gpt-4o", "verdict": "reference", "named": True, "shown": ALWAYS}
+        >>> row |= {"x": 0.5, "y": 0.5}
         >>> unit = Plane("x", (0.0, 1.0), "y", (0.0, 1.0), (200, 100))
         >>> [layer.mark.type for layer in names([row], unit, clear_of=[])]
         ['rule', 'text', 'text']
@@ -166,36 +204,46 @@ def names(
     symbols = np.hstack([at - SYMBOL_REACH, at + SYMBOL_REACH])
     ends = plane.pixels([point for segment in clear_of for point in segment]).reshape(-1, 2, 2)
     lines = np.hstack([ends.min(axis=1) - 2.0, ends.max(axis=1) + 2.0])  # all but along an axis
+    longest = round(min(LONGEST_NAME, 0.8 * width))
     places = place_labels(
         at,
-        ["" if row["verdict"] == AFTER else row["policy"] for row in rows],
+        [row["policy"] if row["named"] else "" for row in rows],
         marks=np.vstack([symbols, lines]),
         size=(width + (NAME_MARGIN if width >= NARROW else 0), height),
         font_size=FONT_SIZE,
         must_show=[row["verdict"] in (OVER, REFERENCE) for row in rows],
+        longest=longest,
     )
     placed = [
         (row, place)
         for row, place in zip(rows, places, strict=True)
-        if place is not None and row["verdict"] != AFTER
+        if place is not None and row["named"]
     ]
     beside = [
-        {field: row[field] for field in (plane.x, plane.y, "policy")}
+        {field: row[field] for field in (plane.x, plane.y, "policy", "shown")}
         | {"dx": place.dx, "dy": place.dy, "align": place.align}
         for row, place in placed
     ]
     per_x, per_y = plane.units_per_pixel
+    far = [(row, place) for row, place in placed if place.leader]
     leaders = [
         ((x, y), (x + place.dx * per_x, y - place.dy * per_y))
-        for row, place in placed
+        for row, place in far
         for x, y in [(row[plane.x], row[plane.y])]
-        if place.leader
     ]
-    text = chart_of(beside).encode(
-        alt.X(f"{plane.x}:Q"), alt.Y(f"{plane.y}:Q"), text=alt.Text("policy:N")
+    text = (
+        chart_of(beside)
+        .transform_filter(SHOWN)
+        .encode(
+            alt.X(f"{plane.x}:Q"),
+            alt.Y(f"{plane.y}:Q"),
+            text=alt.Text("policy:N"),
+            opacity=lit("policy"),
+        )
     )
-    offset = {field: alt.ExprRef(f"datum.{field}") for field in ("align", "dx", "dy")}
-    return [segments(leaders, plane), *written(text, **offset)]
+    offset: dict[str, Any] = {f: alt.ExprRef(f"datum.{f}") for f in ("align", "dx", "dy")}
+    offset["limit"] = longest
+    return [segments([row for row, _ in far], leaders, plane=plane), *written(text, **offset)]
 
 
 def written(text: alt.Chart, **place: Any) -> list[alt.Chart]:
@@ -212,14 +260,14 @@ def written(text: alt.Chart, **place: Any) -> list[alt.Chart]:
 def finish(
     layers: Sequence[alt.Chart], *, size: tuple[int, int | alt.Step], title: str, subtitle: str
 ) -> alt.LayerChart:
-    """The layers as one chart, with its size, its words and the theme.
+    """The layers as one chart, with its size, its words, the theme and what the page steers.
 
     Example:
         >>> dot = chart_of([]).mark_point()
         >>> finish([dot], size=(100, 50), title="Elo", subtitle="20 policies").description
         'Elo. 20 policies.'
     """
-    chart = alt.LayerChart(layer=list(layers)).properties(
+    chart = alt.LayerChart(layer=list(layers), params=PARAMS).properties(
         width=size[0],
         height=size[1],
         title=alt.Title(title, subtitle=subtitle),

@@ -1,4 +1,4 @@
-"""The report page: an audit, what calibration changed, and how to rebuild it, as one HTML file.
+"""The report page: findings, how surely they are known, and how to rebuild them, as one HTML file.
 
 The page opens without a network and runs no code but its own: names, texts and commands are
 escaped, and a content security policy allows only the scripts that it was written with.
@@ -9,25 +9,26 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import asdict
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 import vl_convert
 
 from charm_rm import __version__
 from charm_rm.report import words
-from charm_rm.report.charts import draw_figures
+from charm_rm.report.figure import Figure
+from charm_rm.report.figures import MOST_CELLS, draw_figures
+from charm_rm.report.figures_of_results import shown_measures
+from charm_rm.report.findings import Findings
+from charm_rm.report.flipped import MOST_BYTES
 from charm_rm.report.theme import OVER, UNCLEAR, UNDER, theme, verdict
 
-if TYPE_CHECKING:
-    from charm_rm.audit import Audit
-    from charm_rm.data.offsets import Calibration
-    from charm_rm.pairs import PreferencePairs
-
 PHONE = 300  # plot width of the figures on a phone, in pixels
+TOUCH = " Point at a mark, or touch it, for its name and numbers."
 
 # Figures take their colours from the style sheet, so they follow the reader's dark or light mode
 # and print on white without being drawn again.
@@ -39,58 +40,46 @@ PAGE_THEME = theme(
 ) | {"padding": 2}
 
 
-def render_page(
-    *,
-    audit: Audit,
-    title: str,
-    provenance: Mapping[str, str],
-    after: Audit | None = None,
-    calibration: Calibration | None = None,
-    pairs: PreferencePairs | None = None,
-    commands: Sequence[str] = (),
-) -> str:
+def render_page(findings: Findings) -> str:
     """The page as one string of HTML that needs nothing else.
 
     Args:
-        audit: The audit of the scores as they are.
-        title: Of the browser's window, and the line above the headline.
-        provenance: What the scores are and where they come from: heading and sentence.
-        after: The audit of the calibrated scores.
-        calibration: The offsets that lie between the two audits.
-        pairs: The preference pairs that the calibrated scores give.
-        commands: Shell commands that build the page again, in order.
+        findings: What to show; a part that is not there has no section.
 
     Example:
-        >>> import polars as pl
-        >>> from charm_rm.audit import audit_scores
-        >>> from charm_rm.data.arena import read_elo
-        >>> rows = [(f"p{i}", f"vicuna-{b}b", 0, i % b, "toy") for i in range(40) for b in (7, 13)]
-        >>> names = ["prompt_id", "policy", "sample", "score", "reward_model"]
-        >>> audit = audit_scores(pl.DataFrame(rows, schema=names, orient="row"), read_elo("table7"))
-        >>> page = render_page(audit=audit, title="Two vicunas", provenance={"Scores": "made up"})
+        >>> page = render_page(Findings(title="Two vicunas", commands=("charm report .",)))
         >>> "<title>Two vicunas</title>" in page
         True
     """
     engine, script = _engine(), _own("page.js")
-    figures = _figures(audit, after)
-    pair = audit.suggested_pair
-    verdicts = Counter(verdict(p, reference=audit.reference) for p in audit.policies)
+    drawn = {
+        "wide": draw_figures(findings),
+        "narrow": draw_figures(findings, width=PHONE),
+    }
+    audit = findings.audit
+    pair = audit.suggested_pair if audit else None
+    verdicts = (
+        Counter(verdict(p, reference=audit.reference) for p in audit.policies) if audit else {}
+    )
+    pooled, specifications = _specifications(drawn)
+    shown = [asdict(one) for one in findings.pairs.shown] if findings.pairs else []
     return (
         _environment()
         .get_template("page.html.j2")
         .render(
-            audit=audit,
-            title=title,
-            provenance=provenance,
-            calibration=calibration,
-            pairs=pairs,
-            commands=commands,
-            warnings=[*audit.warnings, *(calibration.warnings if calibration else ())],
-            worst=next((p for p in audit.policies if pair and p.policy == pair.over_valued), None),
-            counts={name: verdicts[name] for name in (OVER, UNDER, UNCLEAR)},
-            categories=bool(calibration and any(o.category for o in calibration.offsets)),
-            figures=figures,
-            specifications={name: figure["specifications"] for name, figure in figures.items()},
+            found=findings,
+            worst=next((p for p in audit.policies if pair and p.policy == pair.over_valued), None)
+            if audit
+            else None,
+            counts={name: verdicts.get(name, 0) for name in (OVER, UNDER, UNCLEAR)},
+            warnings=_warnings(findings),
+            figures=_by_section(drawn["wide"]),
+            benchmarks=_by_benchmark(findings),
+            data={"figures": specifications, "datasets": pooled, "pairs": shown},
+            touch=TOUCH,
+            most_bytes=MOST_BYTES,
+            most_cells=MOST_CELLS,
+            ratings_drawn=words.RATINGS_DRAWN,
             security_policy=_security_policy(engine, script),
             style=_own("page.css"),
             script=script,
@@ -100,49 +89,58 @@ def render_page(
     )
 
 
-CAPTIONS = {
-    "mean-score-and-elo": (
-        "Each point is a policy: across, its Arena rating, with a line for its 95% interval where "
-        "that is known; up, the mean of its scores. The long line is the least-squares fit. A "
-        "policy far above it scores better than people rate it."
-    ),
-    "win-rates": (
-        "Each point is a policy against the reference: across, the win rate that the ratings "
-        "expect (Eq. 2); up, the win rate that the scores give (Eq. 3). On the dashed line both "
-        "agree; above it the reward model over-values the policy."
-    ),
-    "mismatch": (
-        "How far the win rate by the reward model lies from the expected one (Eq. 5), with 95% "
-        "intervals over prompts and ratings. A bar is coloured where the mismatch stays clear "
-        "after allowing for the number of policies."
-    ),
-}
-MOVED = " Calibration moved a policy to the square."
-TOUCH = " Point at a mark, or touch it, for its name and numbers."
+def _warnings(findings: Findings) -> list[str]:
+    """What the results warn of, each once."""
+    listed = [findings.audit, *findings.calibrations, *findings.battles, *findings.model_tables]
+    found = [text for one in listed if one is not None for text in one.warnings]
+    for one in findings.benchmarks:
+        found += one.evaluation.warnings
+        found += one.comparison.warnings if one.comparison else ()
+    # A battle's warning repeats the audit's, with the opponent before it.
+    return [t for t in dict.fromkeys(found) if t.partition(": ")[2] not in found]
 
 
-def _figures(audit: Audit, after: Audit | None) -> dict[str, dict[str, Any]]:
-    """Each figure's words, taken out of the chart so that they wrap, and its charts by width."""
-    drawn = {
-        "wide": draw_figures(audit, after),
-        "narrow": draw_figures(audit, after, width=PHONE),
-    }
-    figures: dict[str, dict[str, Any]] = {}
-    for name, caption in CAPTIONS.items():
-        specifications = {
-            width: charts[name].to_dict(validate=False) for width, charts in drawn.items()
-        }
-        for specification in specifications.values():
-            heading = specification.pop("title")
+def _specifications(
+    drawn: Mapping[str, Mapping[str, Figure]],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The charts by name and width, and their data, which those of both widths share.
+
+    Titles are taken out: the page has them as text that wraps.
+    """
+    pooled: dict[str, Any] = {}
+    specifications: dict[str, dict[str, Any]] = {}
+    for width, figures in drawn.items():
+        for name, figure in figures.items():
+            specification = figure.chart.to_dict(validate=False)
+            specification.pop("title")
             specification["config"] = PAGE_THEME
-        moved = after is not None and name != "mean-score-and-elo"
-        figures[name] = {
-            "title": heading["text"],
-            "subtitle": heading["subtitle"],
-            "caption": caption + MOVED * moved + TOUCH,
-            "specifications": specifications,
-        }
-    return figures
+            pooled |= specification["datasets"]
+            specification["datasets"] = list(specification["datasets"])
+            specifications.setdefault(name, {})[width] = specification
+    return pooled, specifications
+
+
+def _by_section(figures: Mapping[str, Figure]) -> dict[str, dict[str, Figure]]:
+    found: dict[str, dict[str, Figure]] = {}
+    for name, figure in figures.items():
+        found.setdefault(figure.section, {})[name] = figure
+    return found
+
+
+def _by_benchmark(findings: Findings) -> list[dict[str, Any]]:
+    """Results of the same benchmark together, their parts and measures in two lots."""
+    names = dict.fromkeys(one.evaluation.benchmark for one in findings.benchmarks)
+    groups = []
+    for name in names:
+        results = [one for one in findings.benchmarks if one.evaluation.benchmark == name]
+        keys = dict.fromkeys((f.part, f.measure) for r in results for f in r.evaluation.figures)
+        shown = shown_measures(name)
+        first = [key for key in keys if key[1] in shown] or list(keys)
+        rest = [key for key in keys if key not in first]
+        groups.append(
+            {"name": name, "results": results, "shown": shown, "first": first, "rest": rest}
+        )
+    return groups
 
 
 @cache
@@ -175,6 +173,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
     environment.globals |= {
         function.__name__: function
         for function in (
@@ -184,6 +183,7 @@ def _environment() -> jinja2.Environment:
             words.number_and_interval,
             words.percent,
             words.rate_and_interval,
+            words.ratio_and_interval,
             verdict,
         )
     }

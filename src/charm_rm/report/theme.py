@@ -9,9 +9,13 @@ if TYPE_CHECKING:
 
 FONT = "Helvetica Neue, Helvetica, Arial, Liberation Sans, sans-serif"
 FONT_SIZE = 12
+LONGEST_NAME = 300  # room for names beside a plot, in pixels; longer ones are cut
 
 OVER, UNDER, UNCLEAR = "over-valued", "under-valued", "no clear mismatch"
 REFERENCE, AFTER = "reference", "after calibration"
+SEEN, UNSEEN = "seen by calibration", "not seen by calibration"
+PLAIN = "policy"
+PREFERENCE, OTHER = "preference-optimised by its name", "other policy"
 
 # The hues of Okabe and Ito's palette, which people with any colour vision tell apart, each at least
 # 3:1 against white and against near-black; and a shape, for those who see or print no colour.
@@ -21,6 +25,11 @@ MARKS: dict[str, tuple[str, str]] = {
     UNCLEAR: ("#7F7F7F", "circle"),
     REFERENCE: ("#009E73", "diamond"),
     AFTER: ("#C4679A", "square"),
+    SEEN: ("#9467BD", "cross"),
+    UNSEEN: ("#7F7F7F", "circle"),
+    PLAIN: ("#1F83C4", "circle"),
+    PREFERENCE: ("#D55E00", "triangle-up"),
+    OTHER: ("#1F83C4", "circle"),
 }
 
 
@@ -66,7 +75,7 @@ def theme(
     text = {"labelFont": font, "titleFont": font, "labelFontSize": FONT_SIZE}
     axis = {
         "labelColor": muted,
-        "labelLimit": 400,
+        "labelLimit": LONGEST_NAME,
         "labelPadding": 6,
         "titleColor": muted,
         "titleFontSize": FONT_SIZE,
@@ -97,7 +106,8 @@ def theme(
         "axis": text | axis,
         "axisX": {"labelFlush": False},
         "axisBand": {"labelColor": ink},
-        "legend": text | {"labelColor": ink, "symbolSize": 90, "columnPadding": 18},
+        "legend": text
+        | {"labelColor": ink, "symbolSize": 90, "columnPadding": 18, "labelLimit": 400},
         "title": title,
         "style": {
             "name": {"color": ink, "font": font, "fontSize": FONT_SIZE},

@@ -6,12 +6,18 @@ Formatting alone. What is not known (None, NaN) is an en dash.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from charm_rm.audit import Audit
 
 UNKNOWN = "\u2013"
+RATINGS_DRAWN = {
+    "covariance": "Ratings are drawn from their covariance.",
+    "independent": "Ratings are drawn from their intervals, as if these were independent.",
+    "none": "Ratings are taken as exact: the Elo table gives no errors.",
+}
 MINUS = "\u2212"  # as wide as the plus sign, so that columns of signed numbers line up
 
 
@@ -68,21 +74,44 @@ def rate_and_interval(rate: float, *, low: float, high: float) -> tuple[str, str
     return value, f"{start} to {end}"
 
 
-def number_and_interval(value: float, *, low: float, high: float) -> tuple[str, str]:
-    """A signed number and its interval, the width to two significant digits.
+def number_and_interval(
+    value: float, *, low: float, high: float, signed: bool = True
+) -> tuple[str, str]:
+    """A number and its interval, the width to two significant digits.
 
     Args:
         value: The number.
         low: Lower end of its interval.
         high: Upper end.
+        signed: Whether positive numbers show their sign.
 
     Example:
         >>> number_and_interval(1.2345, low=1.1502, high=1.3111)
         ('+1.23', '+1.15 to +1.31')
     """
     decimals = _decimals(high - low)
-    text, start, end = (number(v, decimals=decimals, signed=True) for v in (value, low, high))
+    text, start, end = (number(v, decimals=decimals, signed=signed) for v in (value, low, high))
     return text, f"{start} to {end}"
+
+
+def ratio_and_interval(ratio: float | None, *, low: float, high: float | None) -> tuple[str, str]:
+    """A ratio and its interval; unbounded ends are infinite.
+
+    Args:
+        ratio: The ratio; None where it is infinite or there is none.
+        low: Lower end of its interval.
+        high: Upper end; None where there is no bound.
+
+    Example:
+        >>> ratio_and_interval(1.512, low=1.104, high=2.045)
+        ('1.51', '1.10 to 2.04')
+        >>> ratio_and_interval(None, low=2.0, high=None)
+        ('\u221e', '2.00 to \u221e')
+    """
+    if ratio is None and low == 0.0:
+        return UNKNOWN, ""
+    start, value, end = ("\u221e" if x is None else number(x) for x in (low, ratio, high))
+    return value, f"{start} to {end}"
 
 
 def elo_and_interval(elo: float, *, low: float | None, high: float | None) -> tuple[str, str]:
@@ -113,6 +142,22 @@ def count(n: int, noun: str) -> str:
     return f"{n:,} {noun if n == 1 else many}"
 
 
+def count_range(numbers: Iterable[int], noun: str) -> str:
+    """The least and the most of several numbers of things, in words.
+
+    Args:
+        numbers: At least one.
+        noun: Of what.
+
+    Example:
+        >>> count_range([403, 403], "prompt"), count_range([80, 403], "prompt")
+        ('403 prompts', '80 to 403 prompts')
+    """
+    known = list(numbers)
+    most = count(max(known), noun)
+    return most if min(known) == max(known) else f"{min(known):,} to {most}"
+
+
 def sample_size(audit: Audit) -> str:
     """How many policies and prompts an audit rests on.
 
@@ -123,10 +168,7 @@ def sample_size(audit: Audit) -> str:
         '0 policies, 0 prompts'
     """
     shared = [p.n_prompts for p in audit.policies if p.policy != audit.reference] or [0]
-    prompts = count(max(shared), "prompt")
-    if min(shared) < max(shared):
-        prompts = f"{min(shared):,} to {prompts}"
-    return f"{count(len(audit.policies), 'policy')}, {prompts}"
+    return f"{count(len(audit.policies), 'policy')}, {count_range(shared, 'prompt')}"
 
 
 def _decimals(width: float) -> int:

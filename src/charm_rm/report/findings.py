@@ -1,0 +1,133 @@
+"""Everything that one page can show: results as they came, and what is known of their files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from charm_rm.audit import Audit
+    from charm_rm.benchmarks.battles import Battles
+    from charm_rm.benchmarks.model_table import ModelTable
+    from charm_rm.compare import CategoryAudits
+    from charm_rm.cross_validate import CrossValidation
+    from charm_rm.data.offsets import Calibration
+    from charm_rm.report.documents import Benchmarked, TrainingLog
+    from charm_rm.report.flipped import FlippedPairs
+    from charm_rm.standings import Ranking, WinRateMatrices
+    from charm_rm.style import PairStyle, StyleSpread
+    from charm_rm.style_margins import MarginStyles
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file that the page was made from.
+
+    Attributes:
+        path: As it was given.
+        what: What was found in it.
+        sha256: Its digest; empty for a folder or an address.
+        command: That made it, where the file says so.
+    """
+
+    path: str
+    what: str
+    sha256: str = ""
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A part of the page that needs something else.
+
+    Attributes:
+        part: Of the page.
+        command: What to run first.
+    """
+
+    part: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a page shows; whatever is not there has no section.
+
+    Attributes:
+        title: Of the browser's window, and the line above the headline.
+        audit: The audit of the scores as they are.
+        after: The audit of the calibrated scores, or of the fine-tuned reward model.
+        calibrations: Offsets: of one pair, by category, jointly.
+        categories: One audit per category of prompts.
+        ranking: All policies by mean score.
+        matrices: Win rates of all policies against each other.
+        pairs: Preference pairs, with flipped ones to read.
+        battles: Policies against fixed opponents.
+        model_tables: Reward models side by side.
+        benchmarks: Results of benchmarks, several reward models each.
+        cross_validations: Ways to calibrate on prompts that they did not see.
+        training: Logs of training runs.
+        pair_style: Patterns in chosen and rejected responses.
+        margin_style: What margins are made of.
+        style_spread: Style spread on RM-Bench, several reward models.
+        facts: What the scores are and where they come from: heading and sentence.
+        sources: The files.
+        missing: What is not on the page, and how to get it.
+        commands: Shell commands that build the page again, in order.
+    """
+
+    title: str
+    audit: Audit | None = None
+    after: Audit | None = None
+    calibrations: tuple[Calibration, ...] = ()
+    categories: CategoryAudits | None = None
+    ranking: Ranking | None = None
+    matrices: WinRateMatrices | None = None
+    pairs: FlippedPairs | None = None
+    battles: tuple[Battles, ...] = ()
+    model_tables: tuple[ModelTable, ...] = ()
+    benchmarks: tuple[Benchmarked, ...] = ()
+    cross_validations: tuple[CrossValidation, ...] = ()
+    training: tuple[TrainingLog, ...] = ()
+    pair_style: tuple[PairStyle, ...] = ()
+    margin_style: tuple[MarginStyles, ...] = ()
+    style_spread: tuple[StyleSpread, ...] = ()
+    facts: Mapping[str, str] | None = None
+    sources: tuple[Source, ...] = ()
+    missing: tuple[Missing, ...] = ()
+    commands: tuple[str, ...] = ()
+
+    @property
+    def reward_model(self) -> str:
+        """Whose scores the page is about; empty where nothing says so."""
+        found = (self.audit, self.ranking, *self.calibrations, *self.battles, *self.margin_style)
+        named = [one.reward_model for one in found if one is not None]
+        named += [one.evaluation.reward_model for one in self.benchmarks]
+        named += [one.reward_model for one in self.style_spread]
+        named += [name for table in self.model_tables for name in table.models[:1]]
+        return named[0] if named else ""
+
+    @property
+    def policies(self) -> list[str]:
+        """Every policy that a chart or a table names, for the page's search."""
+        names: dict[str, None] = {}
+        if self.ranking is not None:
+            names |= dict.fromkeys(entry.policy for entry in self.ranking.policies)
+        if self.audit is not None:
+            names |= dict.fromkeys(entry.policy for entry in self.audit.policies)
+        for calibration in self.calibrations:
+            names |= dict.fromkeys(entry.policy for entry in calibration.offsets)
+        for battles in self.battles:
+            for field in battles.battlefields:
+                names |= dict.fromkeys(battle.policy for battle in field.battles)
+        for style in self.margin_style:
+            names |= dict.fromkeys(entry.policy for entry in style.policies)
+        return list(names)
+
+    @property
+    def is_moved(self) -> bool:
+        """Whether there is a stage after calibration to show."""
+        cured = any(b.after for each in self.battles for f in each.battlefields for b in f.battles)
+        styled = any(style.before for style in self.pair_style)
+        return self.after is not None or cured or styled
