@@ -10,7 +10,10 @@ from builders import MINI, POLICIES, SIMPO, make_scores
 
 from charm_rm.calibrate import calibrate_pair, pair_policies
 from charm_rm.calibrate_many import calibrate_categories, calibrate_jointly
+from charm_rm.core.mismatch import signed_mismatch
+from charm_rm.core.significance import unanimous_interval
 from charm_rm.core.uncertainty import offset_standard_error
+from charm_rm.core.win_rates import sigmoid_win_rate
 from charm_rm.data.arena import read_elo
 from charm_rm.data.offsets import Calibration, apply_offsets, read_offsets
 from charm_rm.data.tables import DataError, write_json
@@ -69,6 +72,43 @@ def test_small_categories_share_an_offset_and_are_named() -> None:
     assert len(rare) == 1
     assert "under 30 prompts each" in calibration.warnings[0]
     assert "rare-0" in calibration.warnings[0]
+
+
+def test_of_many_small_categories_a_few_are_named_and_the_rest_counted() -> None:
+    scores = labelled(120).with_columns(category="prompt_id")
+    assert by_category(scores).warnings[0].endswith("p000, p001, p002, p003, p004 and 115 more")
+
+
+@pytest.mark.parametrize("kind", ["sigmoid", "hard"])
+def test_losses_alone_leave_the_mismatch_open_in_every_offsets_file(kind: str) -> None:
+    rows = [
+        (f"{i:02d}", name, 0, score, "rm", "any")
+        for i in range(40)
+        for name, score in ((SIMPO, 0.0), (MINI, 5.0))
+    ]
+    names = ["prompt_id", "policy", "sample", "score", "reward_model", "category"]
+    scores = pl.DataFrame(rows, schema=names, orient="row")
+    pair = {"over_valued": SIMPO, "reference": MINI, "win_rate": kind}
+    found = [
+        calibrate_pair(scores, ELO, **pair),  # type: ignore[arg-type]
+        calibrate_categories(scores, ELO, **pair),  # type: ignore[arg-type]
+        calibrate_jointly(scores, ELO, reference=MINI, win_rate=kind),  # type: ignore[arg-type]
+    ]
+    lost = {"sigmoid": sigmoid_win_rate(np.array([-5.0])), "hard": 0.0}[kind]
+    most = float(unanimous_interval(lost, n_prompts=40)[1])
+    for calibration in found:
+        entry = calibration.offsets[0]
+        worst = float(signed_mismatch(most, entry.expected_win_rate))
+        assert entry.mismatch_before_high >= worst - 1e-12
+        assert entry.mismatch_before_low <= entry.mismatch_before
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-100])
+def test_scores_of_no_scale_are_ties_and_no_overflow(scale: float) -> None:
+    scores = labelled(60).with_columns(score=pl.col("score") * scale)
+    found = calibrate_jointly(scores, ELO, reference=MINI, win_rate="hard", n_resamples=20)
+    assert found.offsets[0].hard_win_rate_before == 0.5
+    assert all(np.isfinite([entry.offset_low, entry.offset_high]).all() for entry in found.offsets)
 
 
 def test_the_pairs_of_all_categories_are_one_data_set(tmp_path: Path) -> None:

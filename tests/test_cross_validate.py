@@ -41,6 +41,20 @@ def test_one_offset_equals_a_loop_over_the_folds() -> None:
     assert row(held_out(scores), "one offset").signed_mismatch == pytest.approx(float(expected))
 
 
+def test_categories_too_small_for_an_offset_are_said_to_have_none() -> None:
+    scores = make_scores(90)
+    number = pl.col("prompt_id").str.slice(1).cast(pl.Int64)
+    many = scores.with_columns(category=(number % 3).cast(pl.String))  # 30 each, 24 to fit on
+    result = held_out(many)
+    assert len(result.warnings) == 1
+    assert "no category has 30 prompts to fit on" in result.warnings[0]
+    for kind in ("sigmoid", "hard"):
+        one, by_category = (row(result, name, kind) for name in ("one offset", "by category"))
+        assert by_category.signed_mismatch == one.signed_mismatch
+    two = scores.with_columns(category=(number % 2).cast(pl.String))
+    assert held_out(two).warnings == held_out(scores).warnings == ()
+
+
 def test_without_calibration_nothing_is_moved() -> None:
     result = held_out(make_scores(80))
     wide = make_scores(80).pivot(on="policy", index="prompt_id", values="score")

@@ -19,6 +19,7 @@ FLOORS = {
     "calibrate_scores": 2,
     "categorize": 2,
     "compare": 2,
+    "corrections": 2,
     "cross_validate": 2,
     "judge_formats": 2,
     "judging": 2,

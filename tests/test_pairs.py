@@ -86,8 +86,8 @@ def test_scores_in_tenths_tie_whatever_their_rounding(calibration: Calibration) 
     offset = replace(calibration.offsets[0], offset=-0.3)
     both = pl.concat([other, same])
     assert (both.filter(pl.col("policy") == SIMPO)["score"] - 0.3 != other["score"]).any()
-    pairs = build_pairs(both, replace(calibration, offsets=(offset,)))
-    assert (pairs.n_ties, len(pairs.frame)) == (50, 0)
+    with pytest.raises(DataError, match="all 50 pairs are exact ties"):
+        build_pairs(both, replace(calibration, offsets=(offset,)))
 
 
 def test_an_empty_margin_band_is_refused(scores: pl.DataFrame, calibration: Calibration) -> None:

@@ -19,8 +19,10 @@ from charm_rm.core.elo import draw_elo, expected_win_rate
 from charm_rm.core.intervals import percentile_interval, resample_counts, resampled_means
 from charm_rm.core.mismatch import mismatch_degree, signed_mismatch
 from charm_rm.core.significance import (
+    ROUNDING,
     benjamini_hochberg,
     unanimous_interval,
+    widen_unanimous,
     win_rate_p_value,
 )
 from charm_rm.core.win_rates import Floats, WinRateKind, wins
@@ -31,7 +33,6 @@ MAX_DISAGREEMENT = 0.05  # between sigmoid and hard win rate, before a user is w
 LEVEL = 0.95
 SIGNIFICANCE = 0.05  # share of false discoveries among the policies called over- or under-valued
 POWER = 0.8
-EVEN = 1e-12  # outcomes that differ by less are the same but for rounding
 LEAST_MISMATCH = 0.1  # a Mismatch Degree that an audit should not miss
 Verdict = Literal["over-valued", "under-valued", "not shown", "too few prompts", "reference"]
 
@@ -327,8 +328,12 @@ def _measure(
     )
     p_values[reference] = np.nan  # which is not tested
     for at in _unanimous(outcomes["chosen"], reference=reference):
-        ends = signed_mismatch(unanimous_interval(rates[at], n_prompts=n_prompts[at]), expected[at])
-        low[at], high[at] = min(low[at], ends[0]), max(high[at], ends[1])
+        low[at], high[at] = widen_unanimous(
+            (low[at], high[at]),
+            outcomes["chosen"][:, at],
+            expected=float(expected[at]),
+            n_prompts=int(n_prompts[at]),
+        )
         # what the outcomes would vary by, were Elo right
         spread = np.sqrt(expected[at] * (1.0 - expected[at]) / n_prompts[at])
         errors[at] = np.hypot(errors[at], spread / max(expected[at], 1.0 - expected[at]))
@@ -352,7 +357,7 @@ def _measure(
 
 def _unanimous(outcomes: Floats, *, reference: int) -> NDArray[np.int64]:
     """The policies but the reference whose outcomes are all equal, as then are all resamples."""
-    equal = np.nanmax(outcomes, axis=0) - np.nanmin(outcomes, axis=0) <= EVEN
+    equal = np.nanmax(outcomes, axis=0) - np.nanmin(outcomes, axis=0) <= ROUNDING
     equal[reference] = False
     return np.flatnonzero(equal)
 

@@ -22,7 +22,7 @@ from charm_rm.core.offsets import (
     solve_resampled_hard_offsets,
     solve_resampled_offsets,
 )
-from charm_rm.core.significance import student_interval
+from charm_rm.core.significance import student_interval, widen_unanimous
 from charm_rm.core.uncertainty import (
     expected_win_rate_standard_error,
     mismatch_standard_error,
@@ -270,10 +270,8 @@ def describe_offset(
         0.5
     """
     margins, moved, target = pair.margins, pair.margins + offset, pair.target
-    before, after = (
-        float(wins(values, kind=kind, temperature=temperature).mean())
-        for values in (margins, moved)
-    )
+    outcomes = wins(margins, kind=kind, temperature=temperature)
+    before, after = float(outcomes.mean()), wins(moved, kind=kind, temperature=temperature).mean()
     mismatch, n_prompts = float(signed_mismatch(before, target)), len(np.unique(pair.prompts))
     error = mismatch_standard_error(
         before,
@@ -283,7 +281,13 @@ def describe_offset(
         ),
         expected_error=pair.target_error,
     )
-    low, high = student_interval(mismatch, standard_error=error, n_prompts=n_prompts)
+    ends_before = student_interval(mismatch, standard_error=error, n_prompts=n_prompts)
+    low, high = widen_unanimous(
+        (float(ends_before[0]), float(ends_before[1])),
+        outcomes,
+        expected=target,
+        n_prompts=n_prompts,
+    )
     return Offset(
         policy=pair.policy,
         category=category,
@@ -297,8 +301,8 @@ def describe_offset(
         hard_win_rate_before=hard_win_rate(margins),
         hard_win_rate_after=hard_win_rate(moved),
         mismatch_before=mismatch,
-        mismatch_before_low=float(low),
-        mismatch_before_high=float(high),
+        mismatch_before_low=low,
+        mismatch_before_high=high,
         mismatch_after=float(signed_mismatch(after, target)),
     )
 
@@ -319,7 +323,9 @@ def _bootstrap(
         at += len(block)
     mismatch = signed_mismatch(np.concatenate(rates), targets)
     n = pair.n_prompts
-    return _interval(np.concatenate(offsets), n), _interval(mismatch, n)
+    ends = _interval(mismatch, n)
+    ends = widen_unanimous(ends, outcomes[:, 0], expected=pair.target, n_prompts=n)
+    return _interval(np.concatenate(offsets), n), ends
 
 
 def _solve_resamples(

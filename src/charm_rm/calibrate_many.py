@@ -21,7 +21,7 @@ from charm_rm.core.win_rates import Floats, WinRateKind
 from charm_rm.data.arena import EloTable, require_ratings
 from charm_rm.data.offsets import Calibration, Offset
 from charm_rm.data.scores import MIN_PROMPTS, ScoreMatrix, prompt_categories, score_matrix
-from charm_rm.data.tables import not_found
+from charm_rm.data.tables import list_some, not_found
 
 
 def calibrate_categories(
@@ -104,7 +104,7 @@ def calibrate_categories(
         _describe_category(pair, found, groups=found.group_of[codes], code=code, name=name)
         for code, name in enumerate(names)
     ]
-    merged = ", ".join(names[code] for code in found.merged)
+    merged = list_some([names[code] for code in found.merged])
     note = f"under {min_prompts} prompts each, so these categories share one offset: {merged}"
     return Calibration(
         reward_model=scores["reward_model"][0],
@@ -207,11 +207,8 @@ def calibrate_jointly(
         temperature=temperature,
     )
     if win_rate == "hard":
-        if n_resamples < 2:
-            raise ValueError(f"an interval needs at least 2 resamples, got {n_resamples}")
-        rng = np.random.default_rng(seed)
-        drawn = draw_elo(ratings, factor, n_draws=n_resamples, rng=rng)
-        low, high = _resample_jointly(matrix, ratings, found=found, drawn=drawn, rng=rng)
+        settings = {"n_resamples": n_resamples, "seed": seed}
+        low, high = _resample_jointly(matrix, ratings, found=found, factor=factor, **settings)
     else:
         low, high = _joint_interval(matrix, ratings, found=found, elo_covariance=factor @ factor.T)
     entries = [
@@ -272,10 +269,15 @@ def _resample_jointly(
     ratings: Floats,
     *,
     found: JointOffsets,
-    drawn: Floats,
-    rng: np.random.Generator,
+    factor: Floats,
+    n_resamples: int,
+    seed: int,
 ) -> tuple[Floats, Floats]:
-    """Ends of the intervals of joint hard offsets: each drawn set of ratings, and prompts."""
+    """Ends of the intervals of joint hard offsets: ratings and prompts drawn again together."""
+    if n_resamples < 2:
+        raise ValueError(f"an interval needs at least 2 resamples, got {n_resamples}")
+    rng = np.random.default_rng(seed)
+    drawn = draw_elo(ratings, factor, n_draws=n_resamples, rng=rng)
     blocks, at = [], 0
     for block in resample_counts(int(matrix.prompts.max()) + 1, n_resamples=len(drawn), rng=rng):
         blocks.append(

@@ -5,9 +5,8 @@ once; other corrections that people ask about stand beside. The reward model its
 here: prompts that it was trained on are no honest test of it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from typing import Any, get_args
 
 import numpy as np
@@ -16,24 +15,22 @@ from numpy.typing import NDArray
 
 from charm_rm.audit import LEVEL
 from charm_rm.calibrate_scores import length_matrix, require_spread
-from charm_rm.core.alternatives import probit_offset, remove_length_trend, standardize_scores
-from charm_rm.core.categories import solve_category_offsets
 from charm_rm.core.elo import draw_elo, expected_win_rate
 from charm_rm.core.intervals import percentile_interval, resample_counts, resampled_means
-from charm_rm.core.joint import solve_joint_offsets
 from charm_rm.core.mismatch import signed_mismatch
-from charm_rm.core.offsets import reach_win_rate
-from charm_rm.core.temperature import fit_temperature
+from charm_rm.core.significance import widen_unanimous
 from charm_rm.core.win_rates import Floats, WinRateKind, win_rate_matrix, wins
+from charm_rm.corrections import FITTED_TO_ELO, SIGMOID_ONLY, Method, Task, list_methods
 from charm_rm.data.arena import EloErrors, EloTable, require_ratings
 from charm_rm.data.scores import (
+    MIN_PROMPTS,
     prompt_categories,
     require_comparable,
     require_two_policies,
     score_matrix,
 )
 from charm_rm.data.tables import not_found
-from charm_rm.temperature import PlacedLabels, place_labels
+from charm_rm.temperature import place_labels
 
 N_RESAMPLES = 1000
 
@@ -77,6 +74,7 @@ class CrossValidation:
     temperature: float
     seed: int
     rows: tuple[HeldOut, ...]
+    warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The table as the document that ``charm calibrate --cross-validate --json`` prints.
@@ -86,51 +84,6 @@ class CrossValidation:
             5
         """
         return asdict(self)
-
-
-@dataclass(frozen=True)
-class _Task:
-    """Scores and what each method needs to know beside them.
-
-    Attributes:
-        values: Score points, shape (n_rows, n_policies).
-        prompts: Prompt of each row, shape (n_rows,).
-        elo: Elo points, shape (n_policies,).
-        elo_factor: Their errors, as `charm_rm.core.elo.draw_elo` takes them.
-        over_valued: Column of the over-valued policy.
-        reference: Column of the reference.
-        categories: Code of each row, shape (n_rows,); None without categories.
-        lengths: Of the responses, shape (n_rows, n_policies); None where unknown.
-        labels: Which responses were preferred; None without labels.
-        kind: Win rate that is fitted.
-        temperature: Score points per unit of log-odds.
-    """
-
-    values: Floats
-    prompts: NDArray[np.int64]
-    elo: Floats
-    elo_factor: Floats
-    over_valued: int
-    reference: int
-    categories: NDArray[np.int64] | None
-    lengths: Floats | None
-    labels: PlacedLabels | None
-    kind: WinRateKind
-    temperature: float
-
-    @property
-    def margins(self) -> Floats:
-        """Of the pair, on all rows, shape (n_rows,); NaN where one has no score."""
-        return np.asarray(self.values[:, self.over_valued] - self.values[:, self.reference])
-
-    @property
-    def target(self) -> float:
-        """Expected win rate of the pair."""
-        return float(expected_win_rate(self.elo[self.over_valued], self.elo[self.reference]))
-
-
-# A method takes the task and which rows to fit on, and returns the calibrated scores of all rows.
-Method = Callable[[_Task, NDArray[np.bool_]], Floats]
 
 
 def cross_validate(
@@ -202,7 +155,7 @@ def cross_validate(
     if not 2 <= n_folds <= n_prompts:
         raise ValueError(f"folds must be 2 to {n_prompts}, the number of prompts; got {n_folds}")
     measured = responses is not None or "n_tokens" in scores.columns
-    task = _Task(
+    task = Task(
         values=matrix.values,
         prompts=matrix.prompts,
         elo=elo.ratings(matrix.policies)[:, 0],
@@ -225,15 +178,33 @@ def cross_validate(
         temperature=temperature,
         seed=seed,
         rows=tuple(_measure_all(task, folds, seed=seed)),
+        warnings=_warnings(task, folds),
     )
 
 
-def _measure_all(task: _Task, folds: NDArray[np.int64], *, seed: int) -> Iterator[HeldOut]:
+def _warnings(task: Task, folds: NDArray[np.int64]) -> tuple[str, ...]:
+    """Whether no fit sees enough prompts of any category to give it an offset of its own."""
+    if task.categories is None:
+        return ()
+    used = np.isfinite(task.margins)
+    prompts = np.unique(np.stack([task.categories, folds, task.prompts])[:, used], axis=1)
+    in_fold = np.zeros((prompts[0].max() + 1, folds.max() + 1), dtype=np.int64)
+    np.add.at(in_fold, (prompts[0], prompts[1]), 1)
+    most = int((in_fold.sum(axis=1, keepdims=True) - in_fold).max())
+    if most >= MIN_PROMPTS or len(in_fold) == 1:
+        return ()
+    return (
+        f"no category has {MIN_PROMPTS} prompts to fit on (at most {most}), so they share one "
+        "offset: 'by category' is 'one offset' here; name a column of fewer categories with --by",
+    )
+
+
+def _measure_all(task: Task, folds: NDArray[np.int64], *, seed: int) -> Iterator[HeldOut]:
     """Every method, by the sigmoid and then by the hard win rate."""
     moved: dict[str, Floats] = {}
     for kind in get_args(WinRateKind):
-        for name, method in _methods(task).items():
-            if kind == "hard" and method in (_temperature, _temperature_and_offset):
+        for name, method in list_methods(task).items():
+            if kind == "hard" and method in SIGMOID_ONLY:
                 continue
             if kind == "sigmoid" or method in FITTED_TO_ELO:
                 moved[name] = _hold_out(replace(task, kind=kind), method, folds=folds)
@@ -241,7 +212,7 @@ def _measure_all(task: _Task, folds: NDArray[np.int64], *, seed: int) -> Iterato
             yield _measure(calibrated, method=name, seed=seed)
 
 
-def _hold_out(task: _Task, method: Method, *, folds: NDArray[np.int64]) -> Floats:
+def _hold_out(task: Task, method: Method, *, folds: NDArray[np.int64]) -> Floats:
     """Calibrated scores, those of each fold by the fit on the other folds."""
     moved = np.empty_like(task.values)
     for fold in range(folds.max() + 1):
@@ -249,105 +220,7 @@ def _hold_out(task: _Task, method: Method, *, folds: NDArray[np.int64]) -> Float
     return moved
 
 
-def _methods(task: _Task) -> dict[str, Method]:
-    found: dict[str, Method] = {"none": _none, "one offset": _one_offset}
-    found["one offset, probit"] = _probit
-    if task.categories is not None:
-        found |= {"by category": _by_category, "by category, shrunk": _by_category_shrunk}
-    found |= {"joint": _joint, "z-scores": _z_scores}
-    if task.lengths is not None:
-        found["less length trend"] = _less_length_trend
-    if task.labels is not None:
-        found |= {"temperature": _temperature, "temperature, one offset": _temperature_and_offset}
-    return found
-
-
-def _none(task: _Task, _fit: NDArray[np.bool_]) -> Floats:
-    return task.values
-
-
-def _one_offset(
-    task: _Task, fit: NDArray[np.bool_], *, solve: Callable[..., float] = reach_win_rate
-) -> Floats:
-    margins = task.margins[fit]
-    margins = margins[np.isfinite(margins)]
-    return _move_policy(
-        task, solve(margins, task.target, kind=task.kind, temperature=task.temperature)
-    )
-
-
-_probit = partial(_one_offset, solve=probit_offset)
-
-
-def _by_category(task: _Task, fit: NDArray[np.bool_], *, shrink: bool = False) -> Floats:
-    if task.categories is None:
-        raise ValueError("there are no categories")
-    used = fit & np.isfinite(task.margins)
-    found = solve_category_offsets(
-        task.margins[used],
-        task.target,
-        categories=task.categories[used],
-        kind=task.kind,
-        temperature=task.temperature,
-        prompts=task.prompts[used],
-        shrink=shrink,
-    )
-    # a category that no fitted prompt has takes the global offset
-    group = np.full(task.categories.max() + 1, -1)
-    group[: len(found.group_of)] = found.group_of
-    by_code = np.where(group >= 0, found.offsets[group], found.global_offset)
-    return _move_policy(task, by_code[task.categories])
-
-
-_by_category_shrunk = partial(_by_category, shrink=True)
-
-
-def _joint(task: _Task, fit: NDArray[np.bool_]) -> Floats:
-    found = solve_joint_offsets(
-        task.values[fit],
-        task.elo,
-        reference=task.reference,
-        kind=task.kind,
-        temperature=task.temperature,
-    )
-    return np.asarray(task.values + found.offsets)
-
-
-def _z_scores(task: _Task, fit: NDArray[np.bool_]) -> Floats:
-    return standardize_scores(task.values, fit=fit)
-
-
-def _less_length_trend(task: _Task, fit: NDArray[np.bool_]) -> Floats:
-    if task.lengths is None:
-        raise ValueError("the lengths of the responses are not known")
-    return remove_length_trend(task.values, task.lengths, fit=fit)
-
-
-def _temperature(task: _Task, fit: NDArray[np.bool_]) -> Floats:
-    """Scores in units such that the task's temperature reads them as the fitted one would."""
-    if task.labels is None:
-        raise ValueError("there are no labels")
-    used = fit[task.labels.rows]
-    margins, outcomes = task.labels.margins(task.values)[used], task.labels.outcomes[used]
-    fitted = fit_temperature(margins, outcomes=outcomes)
-    return np.asarray(task.values * (task.temperature / fitted))
-
-
-def _temperature_and_offset(task: _Task, fit: NDArray[np.bool_]) -> Floats:
-    return _one_offset(replace(task, values=_temperature(task, fit)), fit)
-
-
-# These differ by the win rate that they fit.
-FITTED_TO_ELO = (_one_offset, _probit, _by_category, _by_category_shrunk, _joint)
-
-
-def _move_policy(task: _Task, offset: float | Floats) -> Floats:
-    moved = task.values.copy()
-    moved[:, task.over_valued] += offset
-    return moved
-
-
-def _measure(task: _Task, *, method: str, seed: int) -> HeldOut:
+def _measure(task: Task, *, method: str, seed: int) -> HeldOut:
     """The held-out scores of one method against Elo."""
     outcomes = wins(task.margins, kind=task.kind, temperature=task.temperature)
     low, high = _interval(outcomes, task, seed=seed)
@@ -368,7 +241,7 @@ def _measure(task: _Task, *, method: str, seed: int) -> HeldOut:
     )
 
 
-def _interval(outcomes: Floats, task: _Task, *, seed: int) -> tuple[float, float]:
+def _interval(outcomes: Floats, task: Task, *, seed: int) -> tuple[float, float]:
     rng = np.random.default_rng(seed)
     blocks = resample_counts(int(task.prompts.max()) + 1, n_resamples=N_RESAMPLES, rng=rng)
     rates = [resampled_means(outcomes[:, None], counts[:, task.prompts]) for counts in blocks]
@@ -378,10 +251,12 @@ def _interval(outcomes: Floats, task: _Task, *, seed: int) -> tuple[float, float
     mismatch = signed_mismatch(np.concatenate(rates)[:, 0], targets)
     n_prompts = len(np.unique(task.prompts[np.isfinite(outcomes)]))
     low, high = percentile_interval(mismatch, n_prompts=n_prompts, level=LEVEL)
-    return float(low), float(high)
+    return widen_unanimous(
+        (float(low), float(high)), outcomes, expected=task.target, n_prompts=n_prompts
+    )
 
 
-def _by_categories(outcomes: Floats, task: _Task) -> float | None:
+def _by_categories(outcomes: Floats, task: Task) -> float | None:
     if task.categories is None:
         return None
     known = np.isfinite(outcomes)

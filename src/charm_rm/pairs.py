@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import polars as pl
 
 from charm_rm.core.win_rates import tie_width
@@ -83,7 +84,7 @@ def build_pairs(
     Raises:
         DataError: If the scores lack a candidate, are of another reward model, or are not
             calibrated although they should be; if there is a single candidate, the candidates
-            share no prompt, or a scored response is not among the responses.
+            share no prompt, a scored response is not among the responses, or no pair is left.
         ValueError: If ``select`` is unknown, the margin band is empty, or ``per_prompt`` is not
             positive.
 
@@ -120,6 +121,8 @@ def build_pairs(
     frame = written.sort(*KEY, "margin", descending=[False, False, True], maintain_order=True)
     if per_prompt is not None:
         frame = frame.group_by(KEY, maintain_order=True).head(per_prompt)
+    if frame.is_empty():
+        raise _no_pair(paired, decided, inside, band=(min_margin, max_margin))
     flipped = frame.filter("flipped")
     names = candidates["policy"].unique().sort().to_list()
     return PreferencePairs(
@@ -135,6 +138,28 @@ def build_pairs(
             name: int((frame["chosen_policy"] == name).sum()) / max(1, _n_with(frame, name))
             for name in names
         },
+    )
+
+
+def _no_pair(
+    paired: pl.DataFrame, decided: pl.DataFrame, inside: pl.DataFrame, *, band: tuple[float, float]
+) -> DataError:
+    """Why nothing is left: each frame is what the last one kept."""
+    if decided.is_empty():
+        return DataError(
+            f"scores: all {len(paired)} pairs are exact ties, which teach nothing; "
+            "give finer scores"
+        )
+    if inside.is_empty():
+        margins = decided["margin"].to_numpy()
+        most = "or more" if np.isinf(band[1]) else f"to {band[1]:g}"
+        return DataError(
+            f"scores: none of {len(decided)} pairs has a margin of {band[0]:g} {most} "
+            f"score points; margins are {margins.min():.4g} to {margins.max():.4g}, so "
+            "move the band"
+        )
+    return DataError(
+        f"responses: both texts are equal in all {len(inside)} pairs; give responses that differ"
     )
 
 

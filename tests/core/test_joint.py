@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy.optimize import minimize
+from scipy.optimize import brentq, minimize
+from scipy.special import expit
 
 from charm_rm.core.elo import expected_win_rate
 from charm_rm.core.joint import JointOffsets, solve_joint_offsets
@@ -17,6 +18,7 @@ from charm_rm.core.joint_fit import (
     shared_groups,
     squared_error,
 )
+from charm_rm.core.laplacian import grounded_inverse, laplacian
 from charm_rm.core.offsets import solve_hard_offset, solve_offset
 from charm_rm.core.win_rates import Floats, hard_win_rate, sigmoid_win_rate, win_rate_matrix
 
@@ -208,6 +210,39 @@ def test_points_given_to_one_policy_are_taken_back(seed: int, gift: float) -> No
 def test_narrow_and_wide_scores_converge_too(scale: float) -> None:
     scores, elo = draw_scores(5, missing=0.3)
     assert solve(scale * scores, elo).rmse < 0.1
+
+
+@pytest.mark.parametrize("gap", [2000.0, 3000.0, 3500.0, 4000.0])
+def test_a_policy_far_below_the_others_is_solved_too(gap: float) -> None:
+    elo = np.array([1000.0, 1010.0, 1000.0 - gap])
+    rng = np.random.default_rng(3)
+    scores = 2.0 * rng.normal(size=(80, 1)) + 1.5 * rng.normal(size=(80, 3))
+    offsets = solve(scores, elo).offsets
+    expected = expected_win_rate(elo[2], elo[:2])
+
+    def slope_of_loss(offset: float) -> float:  # as a share of what the first rate expects
+        lost = expit(scores[:, [2]] + offset - scores[:, :2] - offsets[:2])
+        slopes = (lost * (1.0 - lost)).mean(axis=0)
+        return float(((lost.mean(axis=0) - expected) * slopes).sum() / expected[0] ** 2)
+
+    root = brentq(slope_of_loss, offsets[2] - 2.0, offsets[2] + 2.0)
+    assert offsets[2] == pytest.approx(root, abs=1e-4)
+
+
+@pytest.mark.parametrize("ground", [0, 2])
+def test_the_grounded_inverse_is_that_of_the_struck_matrix(ground: int) -> None:
+    weights = np.array([[0.0, 2.0, 0.5], [2.0, 0.0, -0.1], [0.5, -0.1, 0.0]])
+    found = grounded_inverse(laplacian(weights), ground=ground)
+    rest = np.setdiff1d(np.arange(3), ground)
+    struck = laplacian(weights)[np.ix_(rest, rest)]
+    np.testing.assert_allclose(found[np.ix_(rest, rest)], np.linalg.inv(struck), rtol=1e-12)
+    assert not found[ground].any()
+    assert not found[:, ground].any()
+
+
+def test_a_node_without_edges_has_no_grounded_inverse() -> None:
+    with pytest.raises(np.linalg.LinAlgError, match="not positive definite"):
+        grounded_inverse(np.zeros((2, 2)), ground=0)
 
 
 def test_policies_linked_only_through_others_are_solved() -> None:

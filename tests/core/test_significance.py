@@ -1,4 +1,4 @@
-"""What standard errors say: tables, the scipy twin, and simulated power."""
+"""What standard errors say: tables, the scipy twin, and simulated samples."""
 
 import numpy as np
 import pytest
@@ -10,11 +10,10 @@ from scipy.stats import t as student
 
 from charm_rm.core.significance import (
     benjamini_hochberg,
-    correlation_interval,
-    detectable_mismatch,
     student_interval,
     two_sided_p_value,
     unanimous_interval,
+    widen_unanimous,
     win_rate_p_value,
 )
 from charm_rm.core.win_rates import Floats
@@ -89,17 +88,6 @@ def test_outcomes_that_are_all_equal_count_as_a_coins(rate: float) -> None:
     assert win_rate_p_value(0.5, 0.5, win_rate_error=0.0, n_prompts=30) == 1.0
 
 
-def test_a_correlation_near_1_has_a_skewed_interval_inside_1() -> None:
-    low, high = correlation_interval(0.95, standard_error=0.04)
-    assert -1 < float(low) < 0.95 < float(high) < 1
-    assert 0.95 - float(low) > float(high) - 0.95
-
-
-def test_an_uncertain_correlation_near_0_has_about_the_plain_interval() -> None:
-    low, high = correlation_interval(0.0, standard_error=0.05)
-    assert (float(low), float(high)) == pytest.approx((-0.098, 0.098), abs=1e-3)
-
-
 @given(p_values)
 def test_adjusted_p_values_equal_scipys(values: Floats) -> None:
     assert benjamini_hochberg(values) == pytest.approx(false_discovery_control(values))
@@ -124,38 +112,9 @@ def test_nothing_planted_gives_few_discoveries() -> None:
     assert 0.035 < np.mean(found) < 0.065
 
 
-@pytest.mark.parametrize(("power", "expected_error"), [(0.8, 0.0), (0.8, 0.02), (0.9, 0.0)])
-def test_the_detectable_mismatch_is_detected_as_often_as_promised(
-    power: float, expected_error: float
-) -> None:
-    n, target, sd = 200, 0.42, 0.4
-    size = float(
-        detectable_mismatch(
-            n, outcome_sd=sd, expected=target, expected_error=expected_error, power=power
-        )
-    )
-    rng = np.random.default_rng(0)
-    error = np.hypot(sd / np.sqrt(n), expected_error) / 0.58
-    seen = size + error * rng.normal(size=20_000)
-    found = np.mean(two_sided_p_value(seen, standard_error=error) < 0.05)
-    assert found == pytest.approx(power, abs=0.01)
-
-
-def test_four_times_the_prompts_show_half_the_mismatch() -> None:
-    one, other = detectable_mismatch([100, 400], outcome_sd=0.4, expected=0.5)
-    assert one == pytest.approx(2 * other)
-
-
-def test_uncertain_ratings_limit_what_any_number_of_prompts_can_show() -> None:
-    found = detectable_mismatch(10**12, outcome_sd=0.4, expected=0.5, expected_error=0.01)
-    assert float(found) == pytest.approx(2.80 * 0.01 / 0.5, rel=1e-3)
-
-
 def test_bad_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="level must lie"):
         student_interval(0.0, standard_error=1.0, level=95)
-    with pytest.raises(ValueError, match="has no interval"):
-        correlation_interval(1.0, standard_error=0.1)
     with pytest.raises(ValueError, match="negative"):
         two_sided_p_value(0.0, standard_error=-1.0)
     with pytest.raises(ValueError, match="standard error is negative"):
@@ -164,12 +123,6 @@ def test_bad_arguments_are_refused() -> None:
         win_rate_p_value(0.5, 1.0, win_rate_error=0.1, n_prompts=30)
     with pytest.raises(ValueError, match="between 0 and 1"):
         benjamini_hochberg([0.5, 1.5])
-    with pytest.raises(ValueError, match="power must lie"):
-        detectable_mismatch(10, outcome_sd=0.4, expected=0.5, power=1.0)
-    with pytest.raises(ValueError, match="strictly between 0 and 1"):
-        detectable_mismatch(10, outcome_sd=0.4, expected=0.0)
-    with pytest.raises(ValueError, match="at least one prompt"):
-        detectable_mismatch(0, outcome_sd=0.4, expected=0.5)
 
 
 def test_the_interval_of_wins_alone_is_the_exact_binomial_one() -> None:
@@ -185,3 +138,14 @@ def test_the_interval_of_ties_alone_has_room_on_both_sides() -> None:
     low, high = unanimous_interval(0.5, n_prompts=40)
     assert 0.5 - low == pytest.approx(high - 0.5)
     assert float(low) == pytest.approx(0.5 * 0.025 ** (1 / 40))
+
+
+def test_outcomes_that_differ_keep_their_interval_and_equal_ones_only_widen_it() -> None:
+    outcomes = np.array([0.0, np.nan, *[0.0] * 29])
+    one = widen_unanimous((-0.3, 0.4), outcomes, expected=0.2, n_prompts=30)
+    most = binomtest(0, 30).proportion_ci(method="exact").high
+    assert one == pytest.approx((-0.3, 0.4))
+    narrow = widen_unanimous((-0.25, -0.25), outcomes, expected=0.2, n_prompts=30)
+    assert narrow == pytest.approx((-0.25, (most - 0.2) / 0.8))
+    outcomes[0] = 1.0
+    assert widen_unanimous((-0.25, -0.25), outcomes, expected=0.2, n_prompts=30) == (-0.25, -0.25)

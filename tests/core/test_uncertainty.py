@@ -17,7 +17,6 @@ from charm_rm.core.offsets import (
     solve_resampled_offsets,
 )
 from charm_rm.core.uncertainty import (
-    correlation_standard_error,
     expected_win_rate_standard_error,
     joint_offset_standard_errors,
     mean_covariance,
@@ -128,36 +127,6 @@ def test_hard_offset_agrees_with_the_bootstrap() -> None:
     assert found == pytest.approx(resampled.std(), rel=0.1)
 
 
-def test_correlation_agrees_with_the_bootstrap() -> None:
-    rng = np.random.default_rng(0)
-    elo = np.linspace(1000.0, 1300.0, 12)
-    scores = 3.0 * rng.normal(size=(N_PROMPTS, 1)) + 4.0 * rng.normal(size=(N_PROMPTS, 12))
-    scores += 0.004 * elo + 0.3 * rng.normal(size=12)
-    errors = np.full(12, 15.0)
-    counts = np.concatenate(list(resample_counts(N_PROMPTS, n_resamples=2000, rng=rng)))
-    means = resampled_means(scores, counts)
-    drawn = draw_elo(elo, errors, n_draws=2000, rng=rng)
-    resampled = [np.corrcoef(one, other)[0, 1] for one, other in zip(means, drawn, strict=True)]
-    found = correlation_standard_error(
-        scores.mean(axis=0),
-        elo,
-        covariance=mean_covariance(scores),
-        other_covariance=np.diag(errors**2),
-    )
-    assert found == pytest.approx(np.std(resampled), rel=0.1)
-
-
-def test_correlation_error_is_the_gradient_by_finite_differences() -> None:
-    values, others = np.array([0.0, 1.0, 2.5, 2.0]), np.array([1.0, 0.5, 3.0, 4.0])
-    step = 1e-6
-    gradient = [
-        np.corrcoef(values + step * unit, others)[0, 1] - np.corrcoef(values, others)[0, 1]
-        for unit in np.eye(4)
-    ]
-    found = correlation_standard_error(values, others, covariance=np.eye(4))
-    assert found == pytest.approx(np.linalg.norm(gradient) / step, rel=1e-4)
-
-
 def test_joint_offsets_agree_with_the_bootstrap() -> None:
     rng = np.random.default_rng(2)
     elo, elo_errors = np.array([1050.0, 1100.0, 1200.0, 1150.0]), np.array([5.0, 20.0, 10.0, 5.0])
@@ -198,6 +167,26 @@ def test_a_joint_offset_of_two_policies_errs_as_that_of_their_pair(temperature: 
         values, TARGET, temperature=temperature, target_error=target_error(), prompts=prompts
     )
     assert found[0] == pytest.approx(pair, rel=1e-6)
+
+
+@pytest.mark.parametrize("far", [[-3000.0], [-4000.0], [-3000.0, -2980.0], [-3200.0, -3180.0]])
+def test_joint_offsets_of_ratings_far_apart_agree_with_the_jackknife(far: list[float]) -> None:
+    elo = np.array([0.0, 10.0, *far])
+    rng = np.random.default_rng(5)
+    scores = rng.normal(size=(60, 1)) + 0.5 * rng.normal(size=(60, elo.size))
+    found = solve_joint_offsets(scores, elo, reference=0).offsets
+    errors = joint_offset_standard_errors(scores, elo, offsets=found, reference=0)
+    without = [
+        solve_joint_offsets(np.delete(scores, row, axis=0), elo, reference=0).offsets
+        for row in range(60)
+    ]
+    np.testing.assert_allclose(errors, np.sqrt(59.0) * np.std(without, axis=0), rtol=0.05)
+
+
+def test_win_rates_that_do_not_move_are_refused() -> None:
+    scores = np.array([[0.0, 1e4], [0.0, -1e4], [0.0, 1e4]])
+    with pytest.raises(ValueError, match="hardly move"):
+        joint_offset_standard_errors(scores, [1000.0, 1000.0], offsets=[0.0, 0.0], reference=0)
 
 
 def test_the_error_of_an_expected_win_rate_is_slope_times_error() -> None:
@@ -288,5 +277,3 @@ def test_what_has_no_error_is_refused() -> None:
         expected_win_rate_standard_error(1, 2, elo_error=1, opponent_error=1, covariance=1.5)
     with pytest.raises(ValueError, match="strictly between 0 and 1"):
         mismatch_standard_error(0.5, 1.0, win_rate_error=0.1)
-    with pytest.raises(ValueError, match="differ from policy to policy"):
-        correlation_standard_error([1.0, 1.0], [1.0, 2.0], covariance=np.eye(2))

@@ -86,15 +86,27 @@ def test_a_missing_response_is_nan_and_samples_of_a_prompt_belong_together() -> 
     names = ["prompt_id", "policy", "sample", "score"]
     matrix = score_matrix(pl.DataFrame(rows, schema=names, orient="row"))
     assert matrix.prompts.tolist() == [0, 0, 1]
-    assert np.isnan(matrix.column("b")).tolist() == [True, False, False]
+    assert np.isnan(matrix.values[:, 1]).tolist() == [True, False, False]
 
 
 def test_a_policy_without_scores_lists_the_nearest() -> None:
     rows = {"prompt_id": ["p"], "policy": ["vicuna-7b"], "sample": [0], "score": [1.0]}
     with pytest.raises(DataError, match="no policy 'vicuna-7B'; nearest: vicuna-7b"):
         score_matrix(pl.DataFrame(rows), ["vicuna-7B"])
-    with pytest.raises(DataError, match="no policy 'vicuna'"):
-        score_matrix(pl.DataFrame(rows)).column("vicuna")
+
+
+@pytest.mark.parametrize("column", ["score", "raw_score"])
+def test_a_mark_of_a_failed_response_is_no_score(tmp_path: Path, column: str) -> None:
+    names = ["prompt_id", "policy", "score", "raw_score"]
+    rows = pl.DataFrame([("p", "a", 1e30, -1e30), ("q", "a", 1.0, 1.0)], schema=names, orient="row")
+    path = tmp_path / "scores.parquet"
+    rows.write_parquet(path)
+    assert read_scores([path])["score"].to_list() == [1e30, 1.0]
+    rows.with_columns(
+        pl.when(prompt_id="q").then(-3.4e38).otherwise(column).alias(column)
+    ).write_parquet(path)
+    with pytest.raises(DataError, match=rf"row 2: {column} of 'a' is '-3.4e\+38'; beyond 1e\+30"):
+        read_scores([path])
 
 
 def test_a_policy_may_be_called_like_one_of_our_columns() -> None:

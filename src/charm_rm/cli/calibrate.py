@@ -279,6 +279,7 @@ def _cross_validate(
         _, fitted = choose_temperature(table, None, labels=labels)
         settings["labels"] = read_labels(labels)
     result = cross_validate(table, ratings, **settings)
+    warn(result.warnings)
     if made_by is not None:
         fit = {"temperature_fit": fitted.to_json()} if fitted else {}
         print_json(result.to_json() | fit | {"made_by": made_by})

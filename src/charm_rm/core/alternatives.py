@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 
-from charm_rm.core.win_rates import Floats, WinRateKind, check_margins
+from charm_rm.core.win_rates import Floats, WinRateKind, check_margins, check_temperature
 
 PROBIT_SCALE = 1.702  # |sigmoid(x) - Phi(x / 1.702)| < 0.0095 for every x
 N_STEPS = 200  # over the range of x, and over its ranks; between them the curve is straight
@@ -231,8 +231,7 @@ def solve_resampled_probit_offsets(
         raise ValueError("target win rates must lie strictly between 0 and 1")
     if kind not in ("sigmoid", "hard"):
         raise ValueError(f"win rate must be 'sigmoid' or 'hard', got {kind!r}")
-    if not 0.0 < temperature < np.inf:
-        raise ValueError(f"temperature must be positive and finite, got {temperature}")
+    check_temperature(temperature)
     smoothing = PROBIT_SCALE * temperature if kind == "sigmoid" else 0.0
     centred = values - values.mean()  # the variance below is a small difference of squares else
     total = counts.sum(axis=1)

@@ -142,10 +142,8 @@ def solve_category_offsets(
         _solve_root, target=target, kind=kind, temperature=temperature, target_error=target_error
     )
     whole = solve(values, units, min_prompts=0)
-    parts = [
-        solve(values[groups == group], units[groups == group], min_prompts=min_prompts)
-        for group in range(groups.max() + 1)
-    ]
+    rows = [groups == group for group in range(groups.max() + 1)]
+    parts = [solve(values[row], units[row], min_prompts=min_prompts) for row in rows]
     own, errors, target_parts, n_prompts = np.array(parts).T
     between = between_category_variance(own, standard_errors=errors, centre=whole.offset)
     variance = between if shrink else np.nan

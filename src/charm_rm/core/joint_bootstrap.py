@@ -127,7 +127,7 @@ def _build_stairs(scores: Floats, elo: Floats, *, min_shared: int) -> _Stairs:
     for pair, n in enumerate(known):
         own = ascending[pair, :n]
         last = np.append(np.flatnonzero(np.diff(own) > width), n - 1)  # of each run of equals
-        beyond = (own[-1] - own[0]) / max(1, last.size - 1) or 2.0
+        beyond = (own[-1] - own[0]) / (last.size - 1) if last.size > 1 else 2.0
         edges = np.concatenate([[own[0] - beyond], own[last], [own[-1] + beyond]])
         run = np.repeat(np.arange(last.size), np.diff(last, prepend=-1))
         middles = 0.5 * (edges[:-1] + edges[1:])

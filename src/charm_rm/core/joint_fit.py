@@ -10,18 +10,18 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from scipy.sparse.csgraph import connected_components
 from scipy.special import expit
 
 from charm_rm.core.elo import ELO_SCALE, expected_win_rate
-from charm_rm.core.win_rates import Floats
+from charm_rm.core.laplacian import MIN_DAMPING, laplacian, solve_laplacian
+from charm_rm.core.win_rates import Floats, check_temperature
 
 TOLERANCE = 1e-12  # gradient norm at which a minimum counts as reached
 STEP = 1e-11  # Newton step, in log-odds, below which nothing is left to gain
-START_TOLERANCE = 1e-6  # surplus of wins that is small enough to start from
+START_STEP = 1e-6  # step, in log-odds, that is small enough to start from
 MAX_EVALUATIONS = 100  # of the start, and of the descent
-MIN_DAMPING = 1e-4  # of the largest entry on the diagonal
+LOST = 1e-12  # share of the squared error under which a change of it is rounding
 BLOCK = 1 << 18  # elements of a work array that still stay in cache
 
 
@@ -131,8 +131,7 @@ def pose_problem(
         )
     if np.isinf(values).any() or not np.isfinite(ratings).all():
         raise ValueError("scores must be finite, or NaN where missing, and Elo ratings finite")
-    if not 0.0 < temperature < np.inf:
-        raise ValueError(f"temperature must be positive and finite, got {temperature}")
+    check_temperature(temperature)
     groups = shared_groups(values, min_shared=min_shared)
     if len(groups) > 1:
         raise ValueError(
@@ -235,23 +234,6 @@ def squared_error(problem: JointProblem, *, offsets: Floats) -> SquaredError:
     )
 
 
-def laplacian(weights: Floats) -> Floats:
-    """Laplacian of a weighted graph: its degrees on the diagonal, minus the weights.
-
-    Args:
-        weights: Of the edges, symmetric, shape (K, K), 0 on the diagonal.
-
-    Returns:
-        Shape (K, K); rows and columns sum to 0.
-
-    Example:
-        >>> laplacian(np.array([[0.0, 2.0], [2.0, 0.0]]))
-        array([[ 2., -2.],
-               [-2.,  2.]])
-    """
-    return np.asarray(np.diag(weights.sum(axis=1)) - weights)
-
-
 def fit_offsets(problem: JointProblem) -> JointFit:
     """Offsets D at which the mean of (P_ij(D) - Q_ij)^2 is smallest (A.6).
 
@@ -289,9 +271,13 @@ def _meet_expected_wins(problem: JointProblem) -> tuple[Floats, int]:
     reach = 2.0 * float(np.abs(problem.scores).max()) + 1.0
     surplus, jacobian = _surplus(problem, offsets)
     n_evaluations = 1
-    while np.abs(surplus).max() > START_TOLERANCE and n_evaluations < MAX_EVALUATIONS:
-        step = _solve(jacobian, -surplus, damping=1e-10)
-        step *= min(1.0, reach / float(np.abs(step).max()))
+    while n_evaluations < MAX_EVALUATIONS:
+        step = solve_laplacian(jacobian, -surplus)
+        if not np.abs(step).max() <= reach:  # edges so weak that no step along them can be trusted
+            step = solve_laplacian(jacobian, -surplus, damping=1e-10)
+            step *= min(1.0, reach / float(np.abs(step).max()))
+        if np.abs(step).max() <= START_STEP:
+            break
         slope, low, high, at = float(surplus @ step), 0.0, 1.0, 1.0
         while n_evaluations < MAX_EVALUATIONS:
             surplus, jacobian = _surplus(problem, offsets + at * step)
@@ -314,45 +300,31 @@ def _surplus(problem: JointProblem, offsets: Floats) -> tuple[Floats, Floats]:
 def _descend(problem: JointProblem, offsets: Floats) -> JointFit:
     """Damped Newton steps until gradient and step are small, or rounding ends all progress."""
     state, damping, n_evaluations = squared_error(problem, offsets=offsets), 0.0, 1
-    norm = float(np.linalg.norm(state.gradient))
+    norm, before = float(np.linalg.norm(state.gradient)), np.inf
     while n_evaluations < MAX_EVALUATIONS:
         near = norm <= TOLERANCE
-        step = _solve(state.hessian, -state.gradient, damping=damping)
-        if near and np.abs(step).max() <= STEP:
+        step = solve_laplacian(state.hessian, -state.gradient, damping=damping)
+        size = float(np.abs(step).max())
+        if near and (size <= STEP or size > 0.5 * before):
             break
         trial = squared_error(problem, offsets=offsets + step)
         n_evaluations += 1
         if _is_better(trial, state, step=step):
             damping = 0.1 * damping if damping > MIN_DAMPING else 0.0
-            offsets, state, before = offsets + step, trial, norm
+            offsets, state, before = offsets + step, trial, size
             norm = float(np.linalg.norm(state.gradient))
-            stalled = norm > 0.5 * before
+        elif near:
+            break
         else:
             damping = max(MIN_DAMPING, 10.0 * damping)
-            stalled = True
-        if near and stalled:
-            break
     return JointFit(offsets, norm, n_evaluations)
 
 
 def _is_better(trial: SquaredError, state: SquaredError, *, step: Floats) -> bool:
-    """Armijo's test; where the fall would be lost in rounding, a smaller gradient will do."""
-    if trial.value <= state.value + 1e-4 * float(state.gradient @ step):
+    """Armijo's test; where the fall is lost in rounding, the value need only stay what it is."""
+    fall = float(state.gradient @ step)
+    if trial.value <= state.value + 1e-4 * fall:
         return True
-    lost = abs(trial.value - state.value) <= 1e-12 * state.value
-    return lost and bool(np.linalg.norm(trial.gradient) < np.linalg.norm(state.gradient))
-
-
-def _solve(matrix: Floats, target: Floats, *, damping: float) -> Floats:
-    """Solution of (matrix + damping) x = target, with more damping where it is not positive.
-
-    A Laplacian maps a common shift to 0. The same number added to all its entries makes it
-    definite and leaves the solution as it is, because the target has no part along that shift.
-    """
-    scale = float(np.abs(np.diag(matrix)).max()) or 1.0
-    while True:
-        try:
-            shifted = matrix + scale / len(target) + damping * scale * np.eye(len(target))
-            return np.asarray(cho_solve(cho_factor(shifted), target))
-        except LinAlgError:
-            damping = max(MIN_DAMPING, 10.0 * damping)
+    lost = abs(trial.value - state.value) <= LOST * state.value
+    smaller = np.linalg.norm(trial.gradient) < np.linalg.norm(state.gradient)
+    return lost and (bool(smaller) or abs(fall) <= LOST * state.value)

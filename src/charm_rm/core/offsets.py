@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import expit, logit
 
-from charm_rm.core.win_rates import Floats, WinRateKind, check_margins, tie_width
+from charm_rm.core.win_rates import Floats, WinRateKind, check_margins, check_temperature, tie_width
 
 N_NEWTON_STEPS = 60
 EVEN = 1e-12  # win rates that differ by less are the same but for rounding
@@ -42,7 +42,7 @@ def solve_offset(margins: Floats, target: float, *, temperature: float = 1.0) ->
         -2.0
     """
     _check_target(target)
-    _check_temperature(temperature)
+    check_temperature(temperature)
     scaled = check_margins(margins) / temperature
     # Were every margin as large as the largest, logit(target) - max would be the root. The
     # real margins are smaller, so the root lies above it; and below the twin bound from the
@@ -148,7 +148,7 @@ def solve_resampled_offsets(
         >>> solve_resampled_offsets(np.array([1.0, 3.0]), once_each, targets=targets).round(6)
         array([-2.])
     """
-    _check_temperature(temperature)
+    check_temperature(temperature)
     scaled = check_margins(margins) / temperature
     if not np.all((targets > 0.0) & (targets < 1.0)):
         raise ValueError("target win rates must lie strictly between 0 and 1")
@@ -242,8 +242,3 @@ def _step_edges(values: Floats) -> Floats:
 def _check_target(target: float) -> None:
     if not 0.0 < target < 1.0:
         raise ValueError(f"target win rate must lie strictly between 0 and 1, got {target}")
-
-
-def _check_temperature(temperature: float) -> None:
-    if not 0.0 < temperature < np.inf:
-        raise ValueError(f"temperature must be positive and finite, got {temperature}")

@@ -1,11 +1,13 @@
-"""What standard errors say: intervals, p-values, false discoveries, and what a sample can show."""
+"""What standard errors say: intervals, p-values, and false discoveries."""
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import ndtri, stdtr, stdtrit
+from scipy.special import stdtr, stdtrit
 
+from charm_rm.core.mismatch import signed_mismatch
 from charm_rm.core.win_rates import Floats
 
+ROUNDING = 1e-12  # outcomes that differ by less are equal
 EVEN = 1e-9  # share of a coin's standard deviation below which outcomes vary by rounding alone
 
 
@@ -47,36 +49,6 @@ def student_interval(
     quantile = stdtrit(freedom, 0.5 * (1.0 + level))
     reach = quantile * np.asarray(standard_error, dtype=np.float64)
     return np.asarray(np.subtract(estimate, reach)), np.asarray(np.add(estimate, reach))
-
-
-def correlation_interval(
-    correlation: ArrayLike, *, standard_error: ArrayLike, level: float = 0.95
-) -> tuple[Floats, Floats]:
-    """Interval tanh(artanh r -+ z * standard error / (1 - r^2)) of a correlation (Fisher's z).
-
-    Args:
-        correlation: Correlations r, strictly between -1 and 1.
-        standard_error: Their standard errors, as
-            `charm_rm.core.uncertainty.correlation_standard_error` gives. Broadcasts.
-        level: Share of samples whose interval holds the true value.
-
-    Returns:
-        Lower and upper ends inside (-1, 1), of the broadcast shape.
-
-    Raises:
-        ValueError: If a correlation is not inside (-1, 1), or ``level`` not inside (0, 1).
-
-    Example:
-        >>> low, high = correlation_interval(0.9, standard_error=0.05)
-        >>> round(float(low), 3), round(float(high), 3)
-        (0.743, 0.963)
-    """
-    r = np.asarray(correlation, dtype=np.float64)
-    if not np.all(np.abs(r) < 1.0):
-        raise ValueError("a correlation of -1 or 1, or beyond, has no interval")
-    stretched = np.asarray(standard_error, dtype=np.float64) / (1.0 - r**2)
-    low, high = student_interval(np.arctanh(r), standard_error=stretched, level=level)
-    return np.tanh(low), np.tanh(high)
 
 
 def two_sided_p_value(
@@ -137,6 +109,35 @@ def unanimous_interval(
     rate = np.asarray(outcome, np.float64)
     share = 1.0 - (0.5 * (1.0 - level)) ** (1.0 / np.asarray(n_prompts, np.float64))
     return np.asarray(rate - share * rate), np.asarray(rate + share * (1.0 - rate))
+
+
+def widen_unanimous(
+    ends: tuple[float, float], outcomes: Floats, *, expected: float, n_prompts: int
+) -> tuple[float, float]:
+    """95% interval of a signed mismatch (Eq. 5), widened where all outcomes are equal.
+
+    Equal outcomes have neither a standard error nor resamples that differ, but few of them say
+    little: the interval then holds that of `unanimous_interval` too.
+
+    Args:
+        ends: Of the interval by other means.
+        outcomes: Of the prompts, in [0, 1], shape (n_rows,); NaN is left out.
+        expected: Elo-expected win rate Q, strictly between 0 and 1.
+        n_prompts: Prompts that the outcomes are of.
+
+    Returns:
+        Its ends, or wider ones.
+
+    Example:
+        >>> low, high = widen_unanimous((0.0, 0.0), np.zeros(30), expected=0.5, n_prompts=30)
+        >>> round(low, 3), round(high, 3)
+        (-1.0, 0.0)
+    """
+    known = outcomes[np.isfinite(outcomes)]
+    if np.ptp(known) > ROUNDING:
+        return ends
+    low, high = signed_mismatch(unanimous_interval(known[0], n_prompts=n_prompts), expected)
+    return min(ends[0], float(low)), max(ends[1], float(high))
 
 
 def win_rate_p_value(
@@ -222,54 +223,3 @@ def benjamini_hochberg(p_values: ArrayLike) -> Floats:
     smallest = np.minimum.accumulate(steps[::-1])[::-1]
     adjusted[np.flatnonzero(~np.isnan(values))[order]] = smallest
     return adjusted
-
-
-def detectable_mismatch(
-    n_prompts: ArrayLike,
-    *,
-    outcome_sd: ArrayLike,
-    expected: ArrayLike,
-    expected_error: ArrayLike = 0.0,
-    power: float = 0.8,
-    level: float = 0.95,
-) -> Floats:
-    """Smallest Mismatch Degree that a sample shows: (z + z') sqrt(v/n + e^2) / max(Q, 1 - Q).
-
-    z is the normal quantile of (1 + level)/2, z' that of the power; v the variance of the
-    outcomes, e the error of Q. A mismatch of that size has the given chance to be found
-    different from 0 by a two-sided test; where even a large sample cannot show it, the ratings
-    are what is too uncertain.
-
-    Args:
-        n_prompts: Prompts that both policies answered. All array arguments broadcast.
-        outcome_sd: Standard deviation of the outcomes on one prompt: at most 0.5.
-        expected: Elo-expected win rates Q, strictly between 0 and 1.
-        expected_error: Standard errors of Q.
-        power: Chance to find it.
-        level: Of the interval that must leave 0 out; 0.95 is a test at 5%.
-
-    Returns:
-        Mismatch Degrees, of the broadcast shape.
-
-    Raises:
-        ValueError: If there are no prompts, or a probability is not strictly between 0 and 1.
-
-    Example:
-        >>> detectable_mismatch([100, 805], outcome_sd=0.4, expected=0.42).round(3)
-        array([0.193, 0.068])
-    """
-    n, target = np.asarray(n_prompts, np.float64), np.asarray(expected, np.float64)
-    if not 0.0 < power < 1.0:
-        raise ValueError(f"power must lie strictly between 0 and 1, got {power}")
-    if not np.all((target > 0.0) & (target < 1.0)):
-        raise ValueError("expected win rates must lie strictly between 0 and 1")
-    if np.any(n < 1.0):
-        raise ValueError("there must be at least one prompt")
-    error = np.hypot(np.asarray(outcome_sd, np.float64) / np.sqrt(n), expected_error)
-    return np.asarray((_quantile(level) + ndtri(power)) * error / np.maximum(target, 1.0 - target))
-
-
-def _quantile(level: float) -> float:
-    if not 0.0 < level < 1.0:
-        raise ValueError(f"level must lie strictly between 0 and 1, got {level}")
-    return float(ndtri(0.5 * (1.0 + level)))

@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 from scipy.special import expit, stdtrit
 
 from charm_rm.core.uncertainty import Codes, clustered_covariance
-from charm_rm.core.win_rates import Floats, check_margins
+from charm_rm.core.win_rates import Floats, check_margins, check_temperature
 
 
 def fit_temperature(margins: Floats, *, outcomes: ArrayLike = 1.0) -> float:
@@ -101,8 +101,7 @@ def temperature_interval(
         (1.24, 3.44)
     """
     values, labels = _check_labels(margins, outcomes)
-    if not 0.0 < temperature < np.inf:
-        raise ValueError(f"temperature must be positive and finite, got {temperature}")
+    check_temperature(temperature)
     if not 0.0 < level < 1.0:
         raise ValueError(f"level must lie strictly between 0 and 1, got {level}")
     rate = expit(values / temperature)

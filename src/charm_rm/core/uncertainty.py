@@ -8,16 +8,17 @@ prompts or more. Prompts are the unit: several samples of one prompt are one obs
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.linalg import LinAlgError
 from scipy.special import expit, ndtri
 
 from charm_rm.core.elo import ELO_SCALE, expected_win_rate
 from charm_rm.core.joint_fit import (
     JointProblem,
     joint_moments,
-    laplacian,
     pose_problem,
     squared_error,
 )
+from charm_rm.core.laplacian import grounded_inverse, laplacian
 from charm_rm.core.offsets import reach_win_rate, solve_resampled_hard_offsets
 from charm_rm.core.win_rates import Floats, WinRateKind, check_margins, soft_wins, wins
 
@@ -256,7 +257,7 @@ def joint_offset_standard_errors(
     elo_covariance: Floats | None = None,
     prompts: Codes | None = None,
 ) -> Floats:
-    """Standard errors of joint offsets (A.6): H^-1 (V + B S B) H^-1, less the reference's part.
+    """Standard errors of joint offsets (A.6): H^-1 (V + B S B) H^-1, the reference held.
 
     The offsets are the root of the gradient of the squared error. H is its Hessian, V the
     covariance of the gradient over prompts, S that of the ratings, and B the gradient's
@@ -278,7 +279,8 @@ def joint_offset_standard_errors(
         Standard errors in score points, shape (n_policies,); 0 for the reference.
 
     Raises:
-        ValueError: If an argument is invalid, or there are fewer than two prompts.
+        ValueError: If an argument is invalid, there are fewer than two prompts, or the Hessian is
+            not positive definite.
 
     Example:
         >>> scores = np.array([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0], [4.0, 0.0]])
@@ -290,61 +292,22 @@ def joint_offset_standard_errors(
     """
     problem = pose_problem(scores, elo, temperature=temperature, min_shared=min_shared)
     at = np.asarray(offsets, dtype=np.float64) / temperature
-    noise = clustered_covariance(_gradient_influence(problem, at), prompts)
+    try:
+        inverse = grounded_inverse(squared_error(problem, offsets=at).hessian, ground=reference)
+    except LinAlgError as error:
+        raise ValueError(
+            "the win rates hardly move with the offsets, which so have no standard errors: margins "
+            "or ratings lie too far apart; raise the temperature, or take hard win rates"
+        ) from error
+    # the inverse meets what each prompt does, not its square: that would halve the digits
+    covariance = clustered_covariance(_gradient_influence(problem, at) @ inverse, prompts)
     if elo_covariance is not None:
         rate = problem.expected
-        by_elo = np.log(10.0) / ELO_SCALE * rate * (1.0 - rate)
+        by_elo = np.log(10.0) / ELO_SCALE * rate * rate.T
         slopes = joint_moments(problem, offsets=at).slopes
-        lever = 4.0 / problem.n_pairs * laplacian(slopes * by_elo)
-        noise = noise + lever @ np.asarray(elo_covariance, np.float64) @ lever
-    hessian = squared_error(problem, offsets=at).hessian
-    inverse = np.linalg.inv(hessian + np.abs(hessian).max())  # the shift leaves noise as it is
-    covariance = inverse @ noise @ inverse
-    spread = np.diag(covariance) + covariance[reference, reference] - 2 * covariance[reference]
-    return np.asarray(temperature * np.sqrt(np.maximum(spread, 0.0)))
-
-
-def correlation_standard_error(
-    values: ArrayLike,
-    others: ArrayLike,
-    *,
-    covariance: Floats,
-    other_covariance: Floats | None = None,
-) -> float:
-    """Standard error of Pearson's r: sqrt(g^T S g + h^T T h), g = dr/dvalues, h = dr/dothers.
-
-    With standardised values a and others b, dr/dvalues_i = (b_i - r a_i) / (K sd). The policies
-    are taken as given: S and T hold the noise of their mean scores and ratings, not the
-    sampling of policies (for which, of K policies, (1 - r^2) / sqrt(K - 3) is usual).
-
-    Args:
-        values: One per policy, such as mean scores, shape (n_policies,).
-        others: One per policy, such as ratings, shape (n_policies,).
-        covariance: S, of ``values``, shape (n_policies, n_policies), as `mean_covariance` gives.
-        other_covariance: T, of ``others``; by default they are exact.
-
-    Returns:
-        The standard error of r.
-
-    Raises:
-        ValueError: If all ``values`` or all ``others`` are equal.
-
-    Example:
-        >>> error = correlation_standard_error([0, 1, 2], [0, 1, 1], covariance=0.01 * np.eye(3))
-        >>> round(error, 4)
-        0.0354
-    """
-    x, y = np.asarray(values, np.float64), np.asarray(others, np.float64)
-    if np.ptp(x) == 0.0 or np.ptp(y) == 0.0:
-        raise ValueError("a correlation needs values that differ from policy to policy")
-    a, b = (x - x.mean()) / x.std(), (y - y.mean()) / y.std()
-    r = float(np.mean(a * b))
-    by_value = (b - r * a) / (x.size * x.std())
-    variance = by_value @ covariance @ by_value
-    if other_covariance is not None:
-        by_other = (a - r * b) / (y.size * y.std())
-        variance += by_other @ other_covariance @ by_other
-    return float(np.sqrt(variance))
+        lever = inverse @ (4.0 / problem.n_pairs * laplacian(slopes * by_elo))
+        covariance = covariance + lever @ np.asarray(elo_covariance, np.float64) @ lever.T
+    return np.asarray(temperature * np.sqrt(np.maximum(np.diag(covariance), 0.0)))
 
 
 def _normal_points() -> Floats:
@@ -367,10 +330,13 @@ def _gradient_influence(problem: JointProblem, offsets: Floats) -> Floats:
         where=problem.n_shared > 0,
     )
     influence = np.zeros_like(moved)
-    for row, rate in enumerate(residuals + problem.expected):
-        soft = expit(moved[row] - moved)
+    for row, expected in enumerate(problem.expected):
+        side = np.where(expected > 0.5, -1.0, 1.0)[:, None]  # the loser's rate keeps its digits
+        soft = expit(side * (moved[row] - moved))
         shared = problem.known[row] * problem.known
-        lift = shared * (soft - rate[:, None])
+        n_shared = np.maximum(problem.n_shared[row], 1.0)
+        rate = np.einsum("jn,jn->j", shared, soft) / n_shared
+        lift = side * shared * (soft - rate[:, None])
         tilt = shared * (soft * (1.0 - soft) - slopes[row][:, None])
         influence[row] = weights[row] * slopes[row] @ lift + weights[row] * residuals[row] @ tilt
     return influence.T

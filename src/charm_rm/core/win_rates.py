@@ -17,6 +17,7 @@ WinRateKind = Literal["sigmoid", "hard"]
 TIE_SHARE = 1e-9
 TIE_FLOOR = 1e-12
 LARGE = 0.9
+MIN_TEMPERATURE = 1e-15  # score points: far below what hard win rates call a tie
 
 
 def sigmoid_win_rate(margins: Floats, *, temperature: float = 1.0) -> float:
@@ -79,8 +80,7 @@ def soft_wins(margins: Floats, *, temperature: float = 1.0) -> Floats:
         >>> soft_wins(np.array([0.0, np.nan]))
         array([0.5, nan])
     """
-    if not 0.0 < temperature < np.inf:
-        raise ValueError(f"temperature must be positive and finite, got {temperature}")
+    check_temperature(temperature)
     return np.asarray(expit(margins / temperature))
 
 
@@ -181,6 +181,27 @@ def win_rate_matrix(
         total = np.where(shared, outcomes, 0.0).sum(axis=0)
         rates[row] = np.divide(total, n_shared, out=rates[row], where=n_shared > 0)
     return rates
+
+
+def check_temperature(temperature: float) -> None:
+    """A temperature that margins can be divided by.
+
+    Args:
+        temperature: Score points per unit of log-odds.
+
+    Raises:
+        ValueError: If it is under 1e-15, where quotients overflow, or not finite.
+
+    Example:
+        >>> check_temperature(0.1)
+    """
+    if not 0.0 < temperature < np.inf:
+        raise ValueError(f"temperature must be positive and finite, got {temperature}")
+    if temperature < MIN_TEMPERATURE:
+        raise ValueError(
+            f"temperature must be at least {MIN_TEMPERATURE:g} score points, got {temperature}; "
+            "hard win rates need none"
+        )
 
 
 def check_margins(margins: Floats) -> Floats:

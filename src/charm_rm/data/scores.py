@@ -27,6 +27,7 @@ SCORE_SCHEMA = {
     "reward_model": pl.String,
 }
 UNNAMED = "unnamed"
+LARGEST = 1e30  # score points; beyond it lie marks of failed responses, such as -3.4e38
 MIN_PROMPTS = 30  # fewer say nothing about a win rate
 OPTIONAL = {
     "category": pl.String,
@@ -54,27 +55,6 @@ class ScoreMatrix:
     samples: tuple[int, ...]
     values: NDArray[np.float64]
     prompts: NDArray[np.int64]
-
-    def column(self, policy: str) -> NDArray[np.float64]:
-        """Scores of one policy in score points, shape (n_rows,).
-
-        Args:
-            policy: Its name.
-
-        Returns:
-            The column; NaN where there is no response.
-
-        Raises:
-            DataError: If there is no such policy; the nearest names are listed.
-
-        Example:
-            >>> rows = {"prompt_id": ["p", "q"], "policy": ["a"] * 2, "sample": [0, 0]}
-            >>> score_matrix(pl.DataFrame(rows | {"score": [1.0, 2.0]})).column("a")
-            array([1., 2.])
-        """
-        if policy not in self.policies:
-            raise not_found("policy", policy, names=self.policies, where="scores")
-        return self.values[:, self.policies.index(policy)]
 
 
 def attach_scores(
@@ -135,8 +115,8 @@ def read_scores(
 
     Raises:
         DataError: If a file can't be read, lacks a column, holds no rows, a score is missing, NaN,
-            infinite or not a number, a (prompt_id, policy, sample) stands twice, or the files are
-            of different reward models or of different settings of one.
+            infinite, beyond 1e30 or not a number, a (prompt_id, policy, sample) stands twice, or
+            the files are of different reward models or of different settings of one.
 
     Example:
         >>> import tempfile
@@ -191,9 +171,12 @@ def _read_one(name: str, *, by: str) -> pl.DataFrame:
 
 def _refuse_unusable(raw: pl.DataFrame, cast: pl.DataFrame, *, where: str) -> None:
     """The first row whose id or score can't be used, by its line in a text file."""
+    cure = "mend that row or drop it"
     scores = [column for column in ("score", "raw_score") if column in cast.columns]
     for column in (*scores, "prompt_id", "policy", "sample", "reward_model"):
-        usable = cast[column].is_finite() if column in scores else cast[column].is_not_null()
+        usable = cast[column].is_not_null()
+        if column in scores:
+            usable = cast[column].is_finite() & (cast[column].abs() <= LARGEST)
         if column == "sample" and column in raw.columns:  # a number, but 0.5 is that of no sample
             usable &= cast[column] == raw[column].cast(pl.Float64, strict=False)
         row = (~usable.fill_null(value=False)).arg_true()
@@ -203,9 +186,11 @@ def _refuse_unusable(raw: pl.DataFrame, cast: pl.DataFrame, *, where: str) -> No
                 f"{where}:{first + 2}" if where.endswith(".csv") else f"{where}: row {first + 1}"
             )
             policy = cast["policy"][first]
+            value = cast[column][first]
+            if column in scores and value is not None and np.isfinite(value):
+                cure = f"beyond {LARGEST:g} it is a mark, not a score: score it again or drop it"
             raise DataError(
-                f"{place}: {column} of {policy!r} is {str(raw[column][first])!r}; "
-                "mend that row or drop it"
+                f"{place}: {column} of {policy!r} is {str(raw[column][first])!r}; {cure}"
             )
 
 

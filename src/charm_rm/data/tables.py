@@ -17,6 +17,7 @@ import polars as pl
 
 from charm_rm.data.formats import READERS
 
+SHOWN_NAMES = 5  # of a list that may be long
 ARROW_FOLDER_FILES = ("dataset_info.json", "state.json")
 
 
@@ -369,6 +370,23 @@ def nearest_names(name: str, names: Iterable[str], *, n: int = 3) -> list[str]:
     close = difflib.get_close_matches(name.lower(), by_lower, n=n, cutoff=0.5)
     best = sorted(holding, key=len) + [lower for lower in close if lower not in holding]
     return [by_lower[lower] for lower in best[:n]]
+
+
+def list_some(names: Sequence[str]) -> str:
+    """The first names of a list that may be long, and how many more there are.
+
+    Args:
+        names: In the order to show.
+
+    Returns:
+        A text to put into a sentence.
+
+    Example:
+        >>> list_some(["a", "b"]), list_some(list("abcdefgh"))
+        ('a, b', 'a, b, c, d, e and 3 more')
+    """
+    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+    return ", ".join(names[:SHOWN_NAMES]) + more
 
 
 def not_found(what: str, name: str, *, names: Sequence[str], where: str) -> DataError:
