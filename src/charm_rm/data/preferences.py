@@ -15,12 +15,12 @@ from pathlib import Path
 import polars as pl
 
 from charm_rm.data.battles import battle_outcomes
+from charm_rm.data.folders import replace_folder
 from charm_rm.data.responses import prompt_table
 from charm_rm.data.tables import (
     DataError,
     read_table,
     refuse_existing,
-    replace_folder,
     require_columns,
     require_number_columns,
     require_plain_columns,

@@ -20,11 +20,11 @@ from typing import Any
 from datasets import Dataset
 from trl.trainer.reward_config import RewardConfig
 
+from charm_rm.data.folders import replace_folder
 from charm_rm.data.parts import locked
 from charm_rm.data.tables import (
     DataError,
     refuse_existing,
-    replace_folder,
     write_json,
     write_text,
 )
