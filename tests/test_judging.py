@@ -252,3 +252,7 @@ def test_a_judge_that_repeats_the_question_has_given_no_verdict(name: str) -> No
     asked = ask_judge(turns, "Yo", "Hey", how=FORMATS[name])
     assert "system: Be kind.\n\nuser: Hi" in asked[1]["content"]
     assert read_verdict(asked[1]["content"], how=FORMATS[name]) is None
+
+
+def test_brackets_without_end_are_no_verdict() -> None:
+    assert read_verdict('{"a":' * 100_000 + "}", how=FORMATS["json"]) is None

@@ -1,5 +1,6 @@
 """Part files: kept, resumed, mistrusted, locked."""
 
+import errno
 import fcntl
 import os
 import signal
@@ -265,3 +266,17 @@ def test_a_kill_while_writing_loses_nothing_that_was_finished(tmp_path: Path) ->
     n_parts = frame["number"].n_unique()
     assert n_parts >= 5
     assert frame["number"].to_list() == [n for n in range(n_parts) for _ in range(1000)]
+
+
+def test_a_full_disk_is_said_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", full)  # stands for the first write
+        with (
+            pytest.raises(DataError, match=r"parts/lock: not written .*No space left"),
+            open_parts(tmp_path / "parts", settings=SETTINGS),
+        ):
+            pass
+    assert stored_scores(tmp_path / "parts") == []

@@ -104,7 +104,7 @@ def read_json(text: str) -> Verdict | None:
     start, end = text.find("{"), text.rfind("}")
     try:
         found = json.loads(text[start : end + 1])
-    except ValueError:
+    except (ValueError, RecursionError):  # brackets without end
         return None
     letter = found.get("verdict") if isinstance(found, dict) else None
     return VERDICTS.get(letter) if isinstance(letter, str) else None

@@ -59,7 +59,7 @@ def ask(charm: Charm, server: PolicyServer, prompts: Path, tmp_path: Path) -> Ch
 def test_a_run_ends_in_a_table_and_a_summary(
     ask: Charm, server: PolicyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Meter, "speed", "9 tokens/s, 0 failed")
+    monkeypatch.setattr(Meter, "speed", "9,876 tokens/s, 0 failed")
     server.finish = {"question 1": "length", "question 2": "content_filter", "question 3": None}
     server.messages = {
         "question 2": {"content": None},
@@ -76,7 +76,7 @@ def test_a_run_ends_in_a_table_and_a_summary(
         f"{out}/responses.parquet: 12 of 12 responses, 12 of them from this run; 0 failed",
         "finish reasons: stop 6, content_filter 2, length 2, none 2; 2 cut at the limit, 2 empty, "
         "4 with reasoning",
-        "tokens: 24 read, 60 written, cost 0.144; 9 tokens/s in this run",
+        "tokens: 24 read, 60 written, cost 0.144; 9,876 tokens/s in this run",
     ]
     assert sorted(path.name for path in out.iterdir()) == ["responses.parquet"]
     table = read_responses([out / "responses.parquet"])

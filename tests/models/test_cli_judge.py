@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,23 @@ class JudgeServer(PolicyServer):
 
     favourite: str = SIMPO
     sure: float | None = None  # probability of what it says; None where it tells none
+    thoughts: str = ""  # that stand before its verdict
+    listed: Sequence[Any] = ()  # first tokens that it claims, whatever it says
+    broken: bool = False
     odd: str = ""  # what it says of prompts whose number ends in 0
 
     def reply(self, route: str, body: dict[str, Any]) -> tuple[int, Any]:
+        if self.broken:
+            return 422, {"error": {"message": f"out of order: {body['seed']}"}}
         status, reply = super().reply(route, body)
         if status == 200:
             said = self.verdict(body["messages"][-1]["content"])
             reply["choices"][0]["message"]["content"] = said
-            if body.get("logprobs") and self.sure is not None:
+            if self.thoughts:
+                reply["choices"][0]["message"]["reasoning_content"] = self.thoughts
+            if body.get("logprobs") and self.listed:
+                reply["choices"][0]["logprobs"] = {"content": [{"top_logprobs": self.listed}]}
+            elif body.get("logprobs") and self.sure is not None:
                 other = "B" if said == "A" else "A"
                 odds = {said: self.sure, other: 1.0 - self.sure}
                 listed = [{"token": t, "logprob": math.log(p)} for t, p in odds.items()]
@@ -128,6 +137,46 @@ def test_a_judge_that_tells_no_probabilities_is_read_by_its_words(
     assert (verdicts["p_first"].null_count(), verdicts["verdict"].null_count()) == (40, 0)
 
 
+@pytest.mark.parametrize("log_probability", [math.nan, math.inf, 1e9, "x"])
+def test_a_probability_that_is_none_leaves_the_word(
+    ask: Charm, server: JudgeServer, tmp_path: Path, log_probability: Any
+) -> None:
+    server.listed = [{"token": "B", "logprob": log_probability}]
+    status, printed, words = ask("--policy", SIMPO, "--probabilities", "--json")
+    assert status == 0, words
+    assert json.loads(printed)["policies"][0]["n_won"] == 40
+    verdicts = pl.read_parquet(tmp_path / "out" / "verdicts.parquet")
+    assert verdicts["p_first"].null_count() == 40
+
+
+def test_the_first_token_of_a_thought_is_no_verdict(
+    ask: Charm, server: JudgeServer, tmp_path: Path
+) -> None:
+    server.thoughts = "A is long, and B is longer."
+    server.listed = [{"token": "A", "logprob": -0.1}, {"token": "B", "logprob": -3.0}]
+    status, printed, words = ask("--policy", SIMPO, "--probabilities", "--json")
+    assert status == 0, words
+    assert json.loads(printed)["policies"][0]["n_won"] == 40
+    verdicts = pl.read_parquet(tmp_path / "out" / "verdicts.parquet")
+    assert verdicts["p_first"].null_count() == 40
+
+
+def test_a_first_token_without_a_letter_leaves_the_word(ask: Charm, server: JudgeServer) -> None:
+    server.listed = [{"token": "The", "logprob": -0.1}]
+    _, printed, _ = ask("--policy", SIMPO, "--probabilities", "--json")
+    assert json.loads(printed)["policies"][0]["n_won"] == 40
+
+
+def test_a_judge_that_refuses_everything_is_not_said_to_give_no_verdict(
+    ask: Charm, server: JudgeServer
+) -> None:
+    server.broken = True
+    status, _, words = ask("--policy", SIMPO)
+    assert status == 1
+    assert "40 of 40 questions failed, the first with: " in words
+    assert "out of order" in words
+
+
 def test_a_local_judge_tells_the_probability_of_its_first_token(
     charm: Charm, make: MakeModel, tmp_path: Path
 ) -> None:
@@ -195,6 +244,7 @@ def test_questions_that_fail_are_listed_and_asked_again(
         (("--format", "coin"), 2, "coin"),
         (("--format", "json", "--probabilities"), 2, "needs --format letter"),
         (("--dtype", "float32"), 1, "the server's choice"),
+        (("--chat-template", "a.jinja"), 1, "the server's choice"),
         (("--judge", "other"), 1, "other"),
         (("--elo", "no-such-board"), 1, "no-such-board"),
     ],
@@ -214,6 +264,20 @@ def test_a_local_judge_needs_a_name(charm: Charm, outputs: Path, tmp_path: Path)
     assert (status, "--judge" in words) == (2, True)
 
 
+def test_a_local_judge_without_a_template_takes_one(
+    charm: Charm, make: MakeModel, tmp_path: Path
+) -> None:
+    path, template = tmp_path / "outputs.parquet", tmp_path / "own.jinja"
+    make_responses(make_scores(3, policies=(SIMPO, MINI))).write_parquet(path)
+    model = make("qwen", causal=True, positions=4096)
+    template.write_text((model / "chat_template.jinja").read_text())
+    (model / "chat_template.jinja").unlink()
+    run = ("judge", path, "--reference", MINI, "--judge", model, "--dtype", "float32", "--out")
+    assert "give one with --chat-template" in charm(*run, tmp_path / "none")[2]
+    charm(*run, tmp_path / "out", "--chat-template", template, "--max-new-tokens", 2)
+    assert pl.read_parquet(tmp_path / "out" / "responses.parquet").height == 3
+
+
 def test_a_local_model_that_says_nothing_sensible_gives_no_scores(
     charm: Charm, make: MakeModel, tmp_path: Path
 ) -> None:
@@ -226,3 +290,4 @@ def test_a_local_model_that_says_nothing_sensible_gives_no_scores(
     )
     assert status == 1
     assert "error: no verdict among the replies" in words
+    assert pl.read_parquet(tmp_path / "out" / "verdicts.parquet")["verdict"].to_list() == [None] * 3

@@ -63,3 +63,9 @@ def test_logits_that_are_no_numbers_are_refused(bad: float, temperature: float) 
     logits = torch.tensor([[0.0, 1.0], [bad, 0.0]])
     with pytest.raises(DataError, match="not numbers in this precision"):
         draw_tokens(logits, temperature=temperature, top_p=0.9, uniforms=[0.5, 0.5])
+
+
+@pytest.mark.parametrize("temperature", [1e-30, 1e-46, 5e-324])
+def test_a_temperature_near_nought_takes_the_largest(temperature: float) -> None:
+    logits = torch.tensor([[30.0, 29.0, -40.0], [-1.0, -2.0, 5.0]])
+    assert draw_tokens(logits, temperature=temperature, top_p=0.9, uniforms=[0.99, 0.99]) == [0, 2]

@@ -236,6 +236,11 @@ def test_a_reply_without_a_whole_answer_is_none(reply: Any) -> None:
         read_reply(reply, REQUEST)
 
 
+def test_an_error_under_status_200_is_told_in_its_words() -> None:
+    with pytest.raises(BadReplyError, match=r"no choice with a message in it \(upstream\)"):
+        read_reply({"error": {"message": "upstream"}}, REQUEST)
+
+
 # Misbehaving servers
 
 

@@ -24,6 +24,7 @@ from charm_rm.models.endpoints import (
     run,
     work_through,
 )
+from charm_rm.models.refusals import seconds_to_wait
 from charm_rm.models.reward_servers import SERVERS
 
 IDS = [[1, 2, 3]]
@@ -129,7 +130,7 @@ def test_a_reply_that_its_reader_refuses_is_asked_for_again_under_another_id() -
 
 def test_the_server_decides_how_long_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     with serve(RewardServer(faults=["busy"], share=1.0)) as server:
-        monkeypatch.setattr(endpoints, "_retry_after", lambda value: 0.1 if value else 0.0)
+        monkeypatch.setattr(endpoints, "seconds_to_wait", lambda value: 0.1 if value else 0.0)
         started = time.monotonic()
         with pytest.raises(RequestFailedError, match="status 429"):
             ask(server.url, max_retries=3)
@@ -139,7 +140,7 @@ def test_the_server_decides_how_long_to_wait(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_wish_for_a_long_wait_ends_the_run_with_its_length(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(endpoints, "_retry_after", lambda _: 3600.0)
+    monkeypatch.setattr(endpoints, "seconds_to_wait", lambda _: 3600.0)
     with (
         serve(RewardServer(faults=["busy"], share=1.0)) as server,
         pytest.raises(RequestFailedError, match="it asks to wait 3,600 s; run again then"),
@@ -151,13 +152,13 @@ def test_a_wish_for_a_long_wait_ends_the_run_with_its_length(
     ("header", "seconds"), [("7", 7.0), ("0.5", 0.5), ("-3", 0), ("soon", 0), ("nan", 0), (None, 0)]
 )
 def test_retry_after_is_a_number_of_seconds(header: str | None, seconds: float) -> None:
-    assert endpoints._retry_after(header) == seconds
+    assert seconds_to_wait(header) == seconds
 
 
 def test_retry_after_is_a_date() -> None:
     header = formatdate(time.time() + 60, usegmt=True)
-    assert 57 < endpoints._retry_after(header) <= 60
-    assert endpoints._retry_after(formatdate(time.time() - 60, usegmt=True)) == 0
+    assert 57 < seconds_to_wait(header) <= 60
+    assert seconds_to_wait(formatdate(time.time() - 60, usegmt=True)) == 0
 
 
 def test_a_busy_server_gets_fewer_requests_at_once() -> None:

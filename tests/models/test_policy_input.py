@@ -169,6 +169,12 @@ def test_a_template_that_is_none_is_refused(folder: Path) -> None:
         load_local_policy(str(folder), sampling=GREEDY, chat_template="{% for m in %}")
 
 
+@pytest.mark.parametrize("wrong", ["{{ 1 / 0 }}", "{{ messages[0].content + 1 }}"])
+def test_a_template_that_goes_wrong_is_one_line(folder: Path, wrong: str) -> None:
+    with pytest.raises(DataError, match=r"chat template refuses it \(.*; mend its roles or the"):
+        load_local_policy(str(folder), sampling=GREEDY, chat_template=wrong)
+
+
 def test_pickled_and_missing_weights_are_refused(folder: Path) -> None:
     from safetensors.torch import load_file, save_file
 

@@ -52,6 +52,7 @@ def choose_engine(
     concurrency: int | None,
     timeout: float | None,
     ask: bool,
+    named_by: str = "--model",
 ) -> AbstractContextManager[Engine]:
     """The engine that the options mean, to be opened.
 
@@ -63,6 +64,7 @@ def choose_engine(
         concurrency: Most responses under way at once.
         timeout: Seconds that a server may take for one.
         ask: Whether a server may be asked for its models.
+        named_by: The option that names the model.
 
     Raises:
         BadParameter: If neither a model nor an address is given.
@@ -70,7 +72,7 @@ def choose_engine(
     """
     if endpoint is None:
         if model is None:
-            raise typer.BadParameter("give a model, or --endpoint", param_hint="--model")
+            raise typer.BadParameter("give a model, or --endpoint", param_hint=named_by)
         refuse_options({"--timeout": timeout}, because="is for a server; give its --endpoint")
         return open_engine(model, sampling=sampling, concurrency=concurrency, **local)
     given = {f"--{name.replace('_', '-')}": value for name, value in local.items()}

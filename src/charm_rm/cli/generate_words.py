@@ -60,7 +60,7 @@ def say_summary(
             f"finish reasons: {reasons}; {tally.n_truncated:,} cut at the limit, "
             f"{tally.n_empty:,} empty, {tally.n_with_reasoning:,} with reasoning"
         )
-        speed = f"; {progress.speed.partition(',')[0]} in this run" if n_new else ""
+        speed = f"; {progress.speed.partition(', ')[0]} in this run" if n_new else ""
         price = f", cost {cost:,.4g}" if cost else ""
         say(f"tokens: {tally.n_prompt_tokens:,} read, {tally.n_tokens:,} written{price}{speed}")
 

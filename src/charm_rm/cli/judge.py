@@ -1,19 +1,17 @@
 """``charm judge``: pairwise verdicts of a generative judge, as scores (A.3)."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from enum import StrEnum
-from json import loads
+from json import dumps, loads
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from charm_rm.cli.console import page, print_json, record_run, say, warn
-from charm_rm.cli.endpoint import refuse_options
 from charm_rm.cli.evaluate import print_rows, show_range
-from charm_rm.cli.generate_engines import Engine, connect_engine, open_engine
+from charm_rm.cli.generate_engines import Engine, choose_engine
 from charm_rm.cli.options import (
     Device,
     Elo,
@@ -133,6 +131,10 @@ def judge(
     ] = None,
     device: Device = None,
     revision: Revision = None,
+    chat_template: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Jinja chat template.", show_default="the model's own"),
+    ] = None,
     trust_remote_code: TrustRemoteCode = False,
     concurrency: Annotated[
         int | None,
@@ -156,6 +158,7 @@ def judge(
     http://localhost:8000 --out judged
     """
     from charm_rm.data.arena import read_elo
+    from charm_rm.data.provenance import write_scores
     from charm_rm.data.responses import read_responses
     from charm_rm.judge_formats import FORMATS
     from charm_rm.judging import count_verdicts, pair_up, score_verdicts
@@ -185,14 +188,20 @@ def judge(
         "dtype": dtype.value if dtype else None,
         "device": device,
         "revision": revision,
+        "chat_template": chat_template,
+        "trust_remote_code": trust_remote_code,
+        "ray": None,
+        "ray_workers": None,
     }
-    opened = _open_engine(
+    opened = choose_engine(
         endpoint,
         judge_model,
+        local=local,
         sampling=sampling,
         concurrency=concurrency,
-        local=local,
-        trust_remote_code=trust_remote_code,
+        timeout=None,
+        ask=True,
+        named_by="--judge",
     )
     with opened as engine:
         settings = {
@@ -207,8 +216,12 @@ def judge(
         replies, failure = _ask(battles, engine, folder=Path(out), settings=settings, seed=seed)
         made_by = record_run(responses) | {"model": settings} | engine.record()
     verdicts = _read_verdicts(battles, replies, how=asked.name)
+    if failure and verdicts.is_empty():
+        raise ValueError(failure)
     counts = count_verdicts(verdicts, n_resamples=resamples, seed=seed)
-    _write(verdicts, score_verdicts(verdicts, judge=engine.name), Path(out), made_by=made_by)
+    write_scores(verdicts, Path(out) / VERDICTS, made_by=made_by, force=True)
+    scores = score_verdicts(verdicts, judge=engine.name)
+    write_scores(scores, Path(out) / SCORES, made_by=made_by, force=True)
     expected = _expected(ratings, [one.policy for one in counts], reference)
     if json:
         rows = [_document(one, expected.get(one.policy)) for one in counts]
@@ -218,38 +231,6 @@ def judge(
     say(f"wrote {Path(out) / SCORES}; audit it with --reference {reference}")
     if failure:
         raise ValueError(failure)
-
-
-def _open_engine(
-    endpoint: str | None,
-    model: str | None,
-    *,
-    sampling: Any,
-    concurrency: int | None,
-    local: dict[str, Any],
-    trust_remote_code: bool,
-) -> AbstractContextManager[Engine]:
-    if endpoint is not None:
-        options = {f"--{name}": value for name, value in local.items()}
-        options["--trust-remote-code"] = trust_remote_code
-        refuse_options(options, because="is the server's choice with --endpoint; leave it out")
-        return nullcontext(
-            connect_engine(
-                endpoint, model=model, sampling=sampling, concurrency=concurrency, timeout=None
-            )
-        )
-    if model is None:
-        raise typer.BadParameter("give a model, or --endpoint", param_hint="--judge")
-    return open_engine(
-        model,
-        sampling=sampling,
-        concurrency=concurrency,
-        ray=None,
-        ray_workers=None,
-        chat_template=None,
-        trust_remote_code=trust_remote_code,
-        **local,
-    )
 
 
 def _ask(
@@ -299,7 +280,7 @@ def _ask(
 def battle_name(battle: "Matchup") -> str:
     """What a question is known by in the folder of replies."""
     order = "AB" if battle.policy_first else "BA"
-    return f"{battle.policy}/{battle.prompt_id}/{battle.sample}/{order}"
+    return dumps([battle.policy, battle.prompt_id, battle.sample, order], ensure_ascii=False)
 
 
 def _read_verdicts(
@@ -312,27 +293,21 @@ def _read_verdicts(
     from charm_rm.judging import VERDICT_SCHEMA
 
     tokens = ["first_token"] if "first_token" in replies.columns else []
-    said = {row[0]: row[1:] for row in replies.select("prompt_id", "response", *tokens).iter_rows()}
+    columns = ["prompt_id", "response", "reasoning", *tokens]
+    said = {row[0]: row[1:] for row in replies.select(columns).iter_rows()}
     rows = []
     for battle in battles:
         if (name := battle_name(battle)) not in said:
             continue
-        reply, *first = said[name]
+        reply, thought, *first = said[name]
         verdict, p_first = read_verdict(reply, how=FORMATS[how]), None
-        if first and first[0] is not None:
-            verdict, p_first = read_first_token(loads(first[0]))
+        # The first token of a judge that thinks aloud is one of its thoughts.
+        if first and first[0] is not None and not thought:
+            told, p_first = read_first_token(loads(first[0]))
+            verdict = told or verdict
         names = (battle.prompt_id, battle.sample, battle.policy, battle.reference)
         rows.append((*names, battle.policy_first, verdict, p_first))
     return pl.DataFrame(rows, schema=VERDICT_SCHEMA, orient="row")
-
-
-def _write(
-    verdicts: "pl.DataFrame", scores: "pl.DataFrame", folder: Path, *, made_by: dict[str, Any]
-) -> None:
-    from charm_rm.data.provenance import write_scores
-
-    write_scores(verdicts, folder / VERDICTS, made_by=made_by, force=True)
-    write_scores(scores, folder / SCORES, made_by=made_by, force=True)
 
 
 def _expected(elo: "EloTable", policies: list[str], reference: str) -> dict[str, float]:

@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import polars as pl
 
@@ -205,11 +206,21 @@ def locked(folder: Path) -> Iterator[None]:
                 ) from None
             if not _is_same_file(lock.fileno(), path):
                 continue
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
+            _write_owner(lock, path)
             yield
             return
+
+
+def _write_owner(lock: TextIO, path: Path) -> None:
+    """Says in a lock file who holds it; on a full disk this is the first thing to fail."""
+    try:
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+    except OSError as error:
+        with suppress(OSError):
+            lock.close()  # or what could not be written is tried again
+        raise DataError(f"{path}: not written ({error}); check space and rights") from error
 
 
 def _is_same_file(descriptor: int, path: Path) -> bool:

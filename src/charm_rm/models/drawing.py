@@ -11,6 +11,7 @@ from torch import Tensor
 
 from charm_rm.data.tables import DataError
 
+COLDEST = 1e-30  # temperature below which logits would no longer fit into float32
 N_LIKELY = 256  # tokens among which the nucleus is looked for before all of them are sorted
 
 
@@ -52,7 +53,7 @@ def draw_tokens(
         )
     if temperature == 0.0:
         return largest.indices.tolist()
-    probabilities = torch.softmax(scores / temperature, dim=-1)
+    probabilities = torch.softmax(scores / max(temperature, COLDEST), dim=-1)
     drawn = torch.tensor(uniforms, dtype=torch.float64)
     likely, ids = probabilities.topk(min(N_LIKELY, probabilities.shape[1]), dim=-1)
     chosen, short = _draw(likely.cpu(), ids.cpu(), drawn, top_p)

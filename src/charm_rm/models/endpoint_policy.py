@@ -30,12 +30,14 @@ from charm_rm.models.endpoints import (
 )
 from charm_rm.models.outcomes import stream
 from charm_rm.models.policies import Completion, Failure, Request, Sampling
+from charm_rm.models.refusals import words_of
 
 ROUTE = "/v1/chat/completions"
 TIMEOUT = 600.0  # seconds that one response may take, its time in the server's queue included
 LIST_TIMEOUT = 60.0  # seconds for the list of models
 MOST_IN_A_ROW = 20  # failures without an answer between them, after which nothing more is sent
 LONGEST_NAME = 200  # characters of a finish_reason, or of a model's name
+MOST_ROUNDED = 0.01  # by which the logarithm of a probability may lie above 0
 BROKEN_OFF = ("abort", "error")  # finish reasons of half a response
 # Refusals that would meet every other request as well.
 FATAL = {401, 402, 404, 405}
@@ -230,7 +232,8 @@ def read_reply(reply: Any, request: Request, *, seen: Counter[str] | None = None
         message, reason = choice["message"], choice.get("finish_reason")
         text = message["content"]
     except (KeyError, IndexError, TypeError, AttributeError):
-        raise BadReplyError("no choice with a message in it") from None
+        said = f" ({words})" if (words := words_of(reply)) else ""
+        raise BadReplyError(f"no choice with a message in it{said}") from None
     reasoning = next(
         (
             found
@@ -266,9 +269,10 @@ def _first_token(choice: dict[str, Any]) -> dict[str, float] | None:
     try:
         listed = choice["logprobs"]["content"][0]["top_logprobs"]
         found = {str(one["token"]): float(one["logprob"]) for one in listed}
-    except (KeyError, IndexError, TypeError, ValueError):
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError):
         return None
-    return found or None
+    # Rounding may leave a little above 0; what is no logarithm of a probability is left out.
+    return {name: min(p, 0.0) for name, p in found.items() if -math.inf < p < MOST_ROUNDED} or None
 
 
 def _is_name(found: Any) -> bool:

@@ -23,13 +23,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 import httpx2
 
 from charm_rm.data.tables import DataError
 from charm_rm.models.adaptive_limit import AdaptiveLimit
+from charm_rm.models.refusals import seconds_to_wait, words_of_refusal
 
 KEY_VARIABLE = "CHARM_API_KEY"
 CONCURRENCY = 64  # most requests under way at once
@@ -202,7 +202,8 @@ class Connection:
                 self.limit.keep_quiet(until=now + failure.wish)
                 raise
             except BadReplyError as error:
-                raise _PassingError(f"unusable reply: {error}", status=200) from error
+                said = self._quote(f"unusable reply: {error}")
+                raise _PassingError(said, status=200) from error
             now = time.monotonic()
             if now - sent > min(self.endpoint.slow_reply, self.endpoint.timeout / 4):
                 self.limit.shrink(sent=sent, now=now, share=0.7)
@@ -236,9 +237,9 @@ class Connection:
 
     def _bad_status(self, response: httpx2.Response, path: str) -> Exception:
         status = response.status_code
-        said = self._quote(_words_of(response))
+        said = self._quote(words_of_refusal(response))
         if status in PASSING:
-            wish = _retry_after(response.headers.get("retry-after"))
+            wish = seconds_to_wait(response.headers.get("retry-after"))
             if wish <= LONGEST_WISH:
                 return _PassingError(
                     f"status {status} ({said})", status=status, wish=wish, busy=status in BUSY
@@ -276,31 +277,6 @@ class Connection:
             status=failure.status,
             divisible=failure.status in DIVISIBLE | {200},
         )
-
-
-def _words_of(response: httpx2.Response) -> str:
-    """What a refusal says: the message, where servers put one into JSON, else all of it."""
-    try:
-        reply = response.json()
-        error = reply.get("error", reply.get("detail"))
-        said = error["message"] if isinstance(error, dict) else error
-    except (ValueError, RecursionError, KeyError, AttributeError):
-        return response.text
-    return said if isinstance(said, str) else response.text
-
-
-def _retry_after(value: str | None) -> float:
-    """Seconds of a Retry-After header, which gives a number or a date; 0 when it gives neither."""
-    if not value:
-        return 0.0
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(value).timestamp() - time.time()
-        except ValueError:
-            return 0.0
-    return max(0.0, seconds) if not math.isnan(seconds) else 0.0
 
 
 @asynccontextmanager

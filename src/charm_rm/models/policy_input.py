@@ -16,6 +16,16 @@ from charm_rm.data.reasoning import OPEN
 from charm_rm.data.tables import DataError
 
 _ANSWER = "<charm-answer>"
+# A template is a program: it may divide by zero or add a text to a number.
+TEMPLATE_ERRORS = (
+    TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 # What a generation config may ask for beyond temperature and top_p; none of it is applied.
 UNAPPLIED = (
     "top_k",
@@ -170,7 +180,7 @@ def _render(
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
         )
-    except TemplateError as error:
+    except TEMPLATE_ERRORS as error:
         raise DataError(
             f"the model's chat template refuses it ({error}); mend its roles or the template"
         ) from error
