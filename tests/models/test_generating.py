@@ -318,6 +318,24 @@ def test_two_runs_on_one_folder_are_refused(tmp_path: Path) -> None:
 # Tokens and cost
 
 
+def test_a_run_that_ends_just_before_another_begins_is_not_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[bool] = []
+
+    def open_after_another(folder: Path, **how: Any) -> Any:
+        if not ended:
+            ended.append(True)
+            run(make_prompts(3), Echo(), tmp_path)
+        return open_parts(folder, **how)
+
+    monkeypatch.setattr(generating, "open_parts", open_after_another)
+    echo = Echo()
+    generated = run(make_prompts(5), echo, tmp_path)
+    assert sorted(echo.asked) == [("p3", 0), ("p4", 0)]
+    assert (generated.n_before, len(generated.table)) == (3, 5)
+
+
 def test_a_table_is_counted() -> None:
     table = pl.DataFrame(
         {

@@ -1,5 +1,6 @@
 """What ``charm generate`` says: how a run ended, and what one would take."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from charm_rm.cli.console import page, say
@@ -51,8 +52,9 @@ def say_summary(
     """How a run ended, in three lines."""
     reasons = ", ".join(f"{name} {n:,}" for name, n in tally.finish_reasons.items())
     n_new = tally.n_responses - generated.n_before
+    where = table if tally.n_responses else str(Path(table).parent)
     say(
-        f"{table}: {tally.n_responses:,} of {generated.n_wanted:,} responses, {n_new:,} of them "
+        f"{where}: {tally.n_responses:,} of {generated.n_wanted:,} responses, {n_new:,} of them "
         f"from this run; {len(generated.failures):,} failed"
     )
     if tally.n_responses:

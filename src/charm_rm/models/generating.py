@@ -173,9 +173,10 @@ def generate_responses(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    finished = read_finished(folder, settings)
+    read_finished(folder, settings)  # one of other settings is refused before anything is made
     digests = prompt_digests(prompts)
     with open_parts(folder / PARTS, settings=settings) as parts:
+        finished = read_finished(folder, settings)  # another run may have ended just before
         stored = stored_rows(parts, finished)
         missing = missing_requests(stored, requests, digests, folder)
         n_before, asked = len(requests) - len(missing), missing[:limit]
