@@ -11,14 +11,16 @@ from charm_rm.cli.endpoint import refuse_options
 from charm_rm.cli.generate_engines import Engine, choose_engine
 from charm_rm.cli.generate_words import print_estimate, say_summary, warnings_about
 from charm_rm.cli.options import (
+    ChatTemplate,
     Device,
     Json,
-    Precision,
+    PolicyDtype,
     Ray,
     RayWorkers,
     Revision,
     Seed,
     TrustRemoteCode,
+    WritersConcurrency,
 )
 from charm_rm.cli.progress import Meter, meter
 
@@ -93,29 +95,12 @@ def generate(
             show_default=False,
         ),
     ] = None,
-    dtype: Annotated[
-        Precision | None,
-        typer.Option(
-            help="Precision of the model.", show_default="bfloat16 where the device computes in it"
-        ),
-    ] = None,
+    dtype: PolicyDtype = None,
     device: Device = None,
     revision: Revision = None,
-    chat_template: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Jinja chat template.", show_default="the model's own"),
-    ] = None,
+    chat_template: ChatTemplate = None,
     trust_remote_code: TrustRemoteCode = False,
-    concurrency: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            min=1,
-            max=1024,
-            help="Most responses under way at once; on a CPU, by each of its threads.",
-            show_default="64; on a CPU 32",
-        ),
-    ] = None,
+    concurrency: WritersConcurrency = None,
     ray: Ray = None,
     ray_workers: RayWorkers = None,
     timeout: Annotated[

@@ -13,14 +13,16 @@ from charm_rm.cli.console import page, print_json, record_run, say, warn
 from charm_rm.cli.evaluate import print_rows, show_range
 from charm_rm.cli.generate_engines import Engine, choose_engine
 from charm_rm.cli.options import (
+    ChatTemplate,
     Device,
     Elo,
     Json,
-    Precision,
+    PolicyDtype,
     Resamples,
     Revision,
     Seed,
     TrustRemoteCode,
+    WritersConcurrency,
 )
 from charm_rm.cli.progress import meter
 
@@ -123,29 +125,12 @@ def judge(
     temperature: Annotated[
         float, typer.Option(metavar="T", min=0.0, max=10.0, help="0 decodes greedily.")
     ] = 0.0,
-    dtype: Annotated[
-        Precision | None,
-        typer.Option(
-            help="Precision of the model.", show_default="bfloat16 where the device computes in it"
-        ),
-    ] = None,
+    dtype: PolicyDtype = None,
     device: Device = None,
     revision: Revision = None,
-    chat_template: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Jinja chat template.", show_default="the model's own"),
-    ] = None,
+    chat_template: ChatTemplate = None,
     trust_remote_code: TrustRemoteCode = False,
-    concurrency: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            min=1,
-            max=1024,
-            help="Most replies under way at once.",
-            show_default="64; on a CPU 32 a thread",
-        ),
-    ] = None,
+    concurrency: WritersConcurrency = None,
     resamples: Resamples = 10_000,
     seed: Seed = 0,
     json: Json = False,

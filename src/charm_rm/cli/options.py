@@ -136,6 +136,27 @@ NoSystemPrompt = Annotated[
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
 ]
+# What loads a model that writes, in every command that asks one.
+PolicyDtype = Annotated[
+    Precision | None,
+    typer.Option(
+        help="Precision of the model.", show_default="bfloat16 where the device computes in it"
+    ),
+]
+ChatTemplate = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Jinja chat template.", show_default="the model's own"),
+]
+WritersConcurrency = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        max=1024,
+        help="Most responses under way at once; on a CPU, by each of its threads.",
+        show_default="64; on a CPU 32",
+    ),
+]
 Ray = Annotated[
     str | None,
     typer.Option(
